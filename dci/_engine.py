@@ -1,0 +1,261 @@
+"""Fitting: what to project on, how many coordinates, how far to look, and whether it pays at all."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import directions as dirs
+from ._embedding import Embedding
+from ._exact_search import ExactSearch
+from ._ranker import Plan, Ranker
+from ._rows import prepared
+from ._threads import Work
+from ._types import FloatArray, IdArray
+from .calibration import Budget, Calibration, calibrate, exact_cost, ranked_cost
+from .params import Params
+
+_HELD_OUT = 256  # queries whose true neighbours calibrate the budgets
+_MAX_K = 64  # neighbours of each that the first calibration knows
+_SAMPLE = 2048  # rows that directions are fitted to
+_PILOT_QUERIES = 128
+_PILOT_POINTS = 2048
+_PILOT_K = 10
+_PILOT_SIMPLE = (8, 12, 16, 24, 32, 48)
+_PILOT_QUERY_COUNT = 10_000  # over so many queries the pilot spreads the cost of building
+_MAX_SIMPLE = 64
+_TINY_NS = 6000.0  # below this cost of an exact query nothing is faster
+_PAYS = 0.75  # of the exact cost that a ranked query may take, estimates being what they are
+
+
+@dataclass
+class Engine:
+    """A fitted set of points: exact search, and the ranked structure where there is one.
+
+    Attributes
+    ----------
+    held_out, held_out_absmax, held_out_ids
+        Queries of the calibration, and their rows of X if they are points themselves.
+    """
+
+    X: FloatArray
+    exact: ExactSearch
+    ranker: Ranker | None = None
+    reason: str = ""
+    held_out: FloatArray | None = None
+    held_out_absmax: float = 0.0
+    held_out_ids: IdArray | None = None
+    calibrations: dict[int, Calibration] = field(default_factory=dict)
+
+    def calibration(self, k: int, work: Work) -> Calibration:
+        """A calibration that knows k neighbours; made when first asked for."""
+        assert self.ranker is not None and self.held_out is not None
+        size = _MAX_K
+        while size < k:
+            size *= 2
+        size = min(size, self._most_neighbours())
+        if size not in self.calibrations:
+            truth = self.exact.search(self.held_out, self.held_out_absmax, size, work, exclude=self.held_out_ids)[1]
+            self.calibrations[size] = self._calibrate(truth, work)
+        return self.calibrations[size]
+
+    def _most_neighbours(self) -> int:
+        return len(self.X) - (self.held_out_ids is not None)
+
+    def _calibrate(self, truth: np.ndarray, work: Work) -> Calibration:
+        assert self.ranker is not None and self.held_out is not None
+        n, k = len(self.X), truth.shape[1]
+        return calibrate(
+            self.ranker, self.held_out, self.held_out_absmax, truth, self.held_out_ids, work,
+            visits=n if self.ranker.plan.n_cells == 0 else max(n // 6, 64 * k),
+            candidates=min(n, max(1024, 16 * k)),
+        )  # fmt: skip
+
+    def budget(self, k: int, recall: float, work: Work) -> Budget | None:
+        """The budget that reaches `recall` at k, None where exact search is the better way."""
+        if self.ranker is None or not self.held_out_size() or recall == 1.0:
+            return None
+        if k > self._most_neighbours():
+            return None
+        calibration = self.calibration(k, work)
+        budget = calibration.budget(k, recall)
+        if budget is None:
+            return None
+        if calibration.cost(budget) > exact_cost(*self.X.shape):
+            return None
+        return budget
+
+    def held_out_size(self) -> int:
+        return 0 if self.held_out is None else len(self.held_out)
+
+
+def build(
+    X: FloatArray,
+    absmax: float,
+    queries: tuple[FloatArray, float] | None,
+    params: Params,
+    rng: np.random.Generator,
+    work: Work,
+) -> Engine:
+    """Fit to X: decide whether to rank, choose what is "auto", build and calibrate."""
+    n, dim = X.shape
+    engine = Engine(X, ExactSearch(X, absmax, params.metric))
+    if params.all_auto:
+        if params.recall == 1.0:
+            engine.reason = "recall=1.0 asks for exact search"
+        elif exact_cost(n, dim) < _TINY_NS:
+            engine.reason = "exact search of so few points is faster than any ranking"
+        if engine.reason:
+            return engine
+    if n < 2:
+        engine.reason = "fewer than two points"
+        return engine
+    if absmax == 0.0:
+        engine.reason = "all points are zero"
+        return engine
+
+    if queries is not None and len(queries[0]):
+        chosen = rng.choice(len(queries[0]), min(_HELD_OUT, len(queries[0])), replace=False)
+        engine.held_out, engine.held_out_absmax = queries[0][chosen], queries[1]
+    else:
+        ids = np.sort(rng.choice(n, min(_HELD_OUT, n), replace=False)).astype(np.int32)
+        engine.held_out, engine.held_out_absmax, engine.held_out_ids = X[ids], absmax, ids
+    k = min(_MAX_K, engine._most_neighbours())
+    truth = engine.exact.search(engine.held_out, engine.held_out_absmax, k, work, exclude=engine.held_out_ids)[1]
+
+    lifted = params.metric == "ip" and (isinstance(params.directions, str) and params.directions == "random")
+    embedding = Embedding(X, absmax, params.metric, lifted)
+    plan = _choose_plan(engine, embedding, truth, queries, params, rng)
+    if plan is None:
+        return engine
+    engine.ranker = Ranker(X, embedding, plan, rng, work)
+    engine.calibrations[k] = engine._calibrate(truth, work)
+    if params.all_auto:
+        budget = engine.calibrations[k].budget(min(_PILOT_K, k), params.recall)
+        if budget is None or engine.calibrations[k].cost(budget) > _PAYS * exact_cost(n, dim):
+            engine.ranker = None
+            engine.reason = "ranking was measured not to pay"
+    return engine
+
+
+def _choose_plan(
+    engine: Engine,
+    embedding: Embedding,
+    truth: np.ndarray,
+    queries: tuple[FloatArray, float] | None,
+    params: Params,
+    rng: np.random.Generator,
+) -> Plan | None:
+    """Everything that was left "auto"; None if ranking cannot pay."""
+    n, width = len(engine.X), embedding.width
+    n_cells = _n_cells(n, params.n_levels)
+    kind = params.directions
+    if not isinstance(kind, str):
+        return _plan_of_array(kind, embedding, params, n_cells)
+    if kind == "auto":
+        kind = "principal" if queries is None else "query"
+    ranking = params.ranking
+    if ranking == "auto":
+        ranking = "max" if kind == "random" else "sum"
+    n_composite = params.n_composite or (2 if ranking == "max" else 1)
+    if kind == "random":
+        n_simple = params.n_simple or (10 if ranking == "max" else 32)
+        matrix = dirs.random_directions(width, n_composite * n_simple, rng)
+        return Plan(matrix, matrix, n_composite, n_simple, ranking, n_cells)
+
+    ids = np.sort(rng.choice(n, min(n, _SAMPLE), replace=False)).astype(np.int32)
+    points = prepared(embedding.points, ids)
+    count = min(width, params.n_simple * n_composite if params.n_simple else _MAX_SIMPLE)
+    if kind == "query":
+        assert queries is not None
+        Q, q_absmax = queries
+        some = np.sort(rng.choice(len(Q), min(len(Q), _SAMPLE), replace=False)).astype(np.int32)
+        sample = prepared(embedding.queries(Q, q_absmax), some)
+        if embedding.product:
+            for_points, for_queries = dirs.product_directions(points, sample, count)
+        else:
+            for_points = for_queries = dirs.difference_directions(points, sample, count, rng)
+    else:
+        for_points = for_queries = dirs.principal_directions(points, count, rng)
+    n_simple = params.n_simple
+    if n_simple is None:
+        n_simple = _pilot(engine, embedding, truth, for_points, for_queries, params, n_cells, rng)
+        if n_simple is None:
+            return None
+    total = n_simple * n_composite
+    if total > width:  # more directions than dimensions: the rest at random
+        rest = dirs.random_directions(width, total - width, rng)
+        for_points = np.concatenate([for_points[:, :width], rest], axis=1)
+        for_queries = np.concatenate([for_queries[:, :width], rest], axis=1)
+    # Composite indices take turns, so that each has some of the best directions.
+    order = np.arange(total).reshape(n_simple, n_composite).T.ravel()
+    return Plan(
+        np.ascontiguousarray(for_points[:, order]),
+        np.ascontiguousarray(for_queries[:, order]),
+        n_composite, n_simple, ranking, n_cells,
+    )  # fmt: skip
+
+
+def _plan_of_array(array: FloatArray, embedding: Embedding, params: Params, n_cells: int) -> Plan:
+    n_composite = params.n_composite or 1
+    matrix = np.ascontiguousarray(array.T)
+    ranking = "sum" if params.ranking == "auto" else params.ranking
+    return Plan(matrix, matrix, n_composite, len(array) // n_composite, ranking, n_cells)
+
+
+def _n_cells(n: int, n_levels: int | None) -> int:
+    """Points promoted to the level above them, with probability n^(-1 / levels)."""
+    if n_levels == 1:
+        return 0
+    levels = n_levels or 2
+    return max(1, min(n, round(n ** (1 - 1 / levels))))
+
+
+def _pilot(
+    engine: Engine,
+    embedding: Embedding,
+    truth: np.ndarray,
+    for_points: FloatArray,
+    for_queries: FloatArray,
+    params: Params,
+    n_cells: int,
+    rng: np.random.Generator,
+) -> int | None:
+    """The number of directions with the least estimated cost, None if none pays.
+
+    A sample of the points stands for all: a true neighbour with s of S sampled points before it has
+    a rank of about s * n / S.
+    """
+    assert engine.held_out is not None
+    n, dim = engine.X.shape
+    some = slice(0, _PILOT_QUERIES)
+    held_out = engine.held_out[some]
+    rows = embedding.queries(held_out, engine.held_out_absmax)
+    q = prepared(rows, np.arange(len(held_out))) @ for_queries
+    near_ids = truth[some, :_PILOT_K].astype(np.int32)
+    near = (prepared(embedding.points, near_ids.ravel()) @ for_points).reshape(*near_ids.shape, for_points.shape[1])
+    ids = np.sort(rng.choice(n, min(n, _PILOT_POINTS), replace=False)).astype(np.int32)
+    far = prepared(embedding.points, ids) @ for_points
+    goal = min(1.0, params.recall + 0.5 * (1.0 - params.recall))
+    best, best_cost = None, np.inf
+    steps = [m for m in _PILOT_SIMPLE if m < far.shape[1]] + [far.shape[1]]
+    near_scores = np.zeros(near.shape[:2], np.float32)
+    far_scores = np.zeros((len(q), len(far)), np.float32)
+    for last, m in zip([0, *steps], steps, strict=False):
+        part = slice(last, m)  # the coordinates that this step adds to the scores
+        near_scores -= (near[..., part] @ (2.0 * q[:, part, None]))[..., 0]
+        far_scores -= (2.0 * q[:, part]) @ far[:, part].T
+        if not embedding.product:
+            near_scores += np.square(near[..., part]).sum(-1)
+            far_scores += np.square(far[:, part]).sum(1)
+        before = np.count_nonzero(far_scores[:, None, :] < near_scores[:, :, None], axis=2)
+        rank = np.quantile(before, goal) * n / len(ids)
+        candidates = rank + _PILOT_K
+        cost = ranked_cost(max(0.05 * n, 2 * candidates), candidates, m, dim, n_cells)
+        build = n * (2 * dim + n_cells) * m * 0.009 / _PILOT_QUERY_COUNT
+        if cost + build < best_cost:
+            best, best_cost = m, cost + build
+    if params.all_auto and best_cost > _PAYS * exact_cost(n, dim):
+        engine.reason = "ranking was estimated not to pay"
+        return None
+    return best

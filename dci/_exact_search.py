@@ -1,0 +1,160 @@
+"""Exact search over all points, for `dci.exact`, for calibration and where ranking cannot pay."""
+
+import math
+
+import numpy as np
+
+from . import _exact
+from ._kernels import Reservoirs
+from ._rescore import METRICS, rescore
+from ._rows import Rows, inverse_norms, prepared
+from ._threads import Work, blocks
+
+_FEW = 3  # queries that are answered faster one by one than in a tile
+_RESERVOIR_BYTES = 64 << 20  # of all reservoirs of one block of queries
+_STEP = 1_000_000_000  # products between two looks at Ctrl-C
+
+
+def power_of_two(absmax: float) -> float:
+    """The power of two that brings `absmax` to about 1, within float32's range."""
+    if absmax == 0.0:
+        return 1.0
+    return 2.0 ** -min(max(math.frexp(absmax)[1], -120), 120)
+
+
+def sample_mean(rows: Rows, size: int = 2048) -> np.ndarray:
+    """Mean of evenly spaced rows, (width,) float32: near enough to centre on."""
+    ids = np.linspace(0, rows.size - 1, min(size, rows.size)).astype(np.int32)
+    return prepared(rows, ids).mean(0, dtype=np.float64).astype(np.float32)
+
+
+def block_rows(keep: int, n_lists: int = 1) -> int:
+    """Queries in a block so that its reservoirs stay within their share of memory."""
+    return max(1, min(1024, _RESERVOIR_BYTES // (16 * keep * n_lists + 256)))
+
+
+class ExactSearch:
+    """Exact k-NN over the rows of X.
+
+    Parameters
+    ----------
+    X : (n, d) float32, C-contiguous, finite
+    absmax : float
+        Largest |x|.
+    metric : {"l2", "ip", "cosine"}
+    """
+
+    def __init__(self, X: np.ndarray, absmax: float, metric: str) -> None:
+        self.X = X
+        self.metric = metric
+        self.scale = power_of_two(absmax)
+        self.row_scale = inverse_norms(X, self.scale) if metric == "cosine" else None
+
+    def unit(self, q_absmax: float) -> float:
+        """The factor that inner products with such queries are compared with."""
+        return self.scale * power_of_two(q_absmax)
+
+    def _rows(self, Q: np.ndarray, q_absmax: float) -> tuple[Rows, Rows, float]:
+        """Points and queries as the filter sees them, and the factor of the queries."""
+        if self.metric == "l2":
+            scale = min(self.scale, power_of_two(q_absmax))
+            center = sample_mean(Rows(self.X, scale))
+            return Rows(self.X, scale, center=center), Rows(Q, scale, center=center), -2.0
+        q_scale = power_of_two(q_absmax)
+        q_row_scale = inverse_norms(Q, q_scale) if self.metric == "cosine" else None
+        return Rows(self.X, self.scale, self.row_scale), Rows(Q, q_scale, q_row_scale), -1.0
+
+    def search(
+        self,
+        Q: np.ndarray,
+        q_absmax: float,
+        k: int,
+        work: Work,
+        allowed: np.ndarray | None = None,
+        exclude: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest of all points (of those with `allowed`), without row exclude[i] for query i.
+
+        Returns
+        -------
+        distances : (nq, k) float32
+        indices : (nq, k) int64
+        """
+        n, nq = len(self.X), len(Q)
+        distances = np.empty((nq, k), np.float32)
+        indices = np.empty((nq, k), np.int64)
+        wanted = k + (exclude is not None)
+        keep = min(n, wanted + max(16, wanted // 4))
+        if nq <= _FEW or n == 0:
+            pending = np.arange(nq)
+        else:
+            pending = self._filtered(Q, q_absmax, wanted, keep, work, allowed, exclude, distances, indices)
+        for i in pending:
+            self._direct(Q, q_absmax, int(i), min(n, wanted), work, allowed, exclude, distances, indices)
+        work.tick(len(pending))
+        return distances, indices
+
+    def _filtered(self, Q, q_absmax, wanted, keep, work, allowed, exclude, distances, indices):  # type: ignore[no-untyped-def]
+        """Answer by tiles; returns the queries whose answer rounding leaves in doubt."""
+        n, nq = len(self.X), len(Q)
+        points, queries, factor = self._rows(Q, q_absmax)
+        n_allowed = n if allowed is None else int(np.count_nonzero(allowed))
+        size = block_rows(keep)
+        n_lists = work.num_threads if -(-nq // size) < 2 * work.num_threads else 1
+        size = block_rows(keep, n_lists)
+        unit = 2.0**-24 * (8 + 2 * math.sqrt(points.width))
+        metric, unit = METRICS.index(self.metric), self.unit(q_absmax)
+        doubtful: list[np.ndarray] = []
+
+        def answer(block: tuple[int, int]) -> None:
+            first, last = block
+            tile = prepared(queries, np.arange(first, last)) * np.float32(factor)
+            shares = blocks(n, max(1, -(-n // n_lists)))
+            step = max(1024, _STEP // (len(tile) * points.width))
+            lists = [Reservoirs(len(tile), keep) for _ in shares]
+            longest = np.zeros(len(shares))
+
+            def scan(share: int) -> None:
+                for start, stop in blocks(shares[share][1] - shares[share][0], step):
+                    work.tick()
+                    start, stop = start + shares[share][0], stop + shares[share][0]
+                    norm2 = _exact.scan(points, start, stop, tile, lists[share], self.metric == "l2", allowed)
+                    longest[share] = max(longest[share], norm2)
+
+            inner.run(scan, range(len(shares)))
+            merged = lists[0] if len(lists) == 1 else _exact.merge(lists)
+            norms = np.sqrt(np.einsum("ij,ij->i", tile, tile, dtype=np.float64))
+            error = unit * (norms * math.sqrt(longest.max()) + longest.max())
+            doubt = _exact.uncertain(merged, wanted, n_allowed, error)
+            rescore(
+                self.X, Q[first:last], merged, 1, None,
+                None if exclude is None else exclude[first:last],
+                metric, unit, distances[first:last], indices[first:last],
+            )  # fmt: skip
+            doubtful.append(np.flatnonzero(doubt) + first)
+            work.tick(len(tile) - np.count_nonzero(doubt))
+
+        # Threads share the queries where there are many, else the points.
+        inner = work if n_lists > 1 else Work(1)
+        (Work(1) if n_lists > 1 else work).run(answer, blocks(nq, size))
+        return np.sort(np.concatenate(doubtful))
+
+    def _direct(self, Q, q_absmax, i, keep, work, allowed, exclude, distances, indices):  # type: ignore[no-untyped-def]
+        """Answer one query in float64."""
+        metric, unit = METRICS.index(self.metric), self.unit(q_absmax)
+        n, dim = self.X.shape
+        shares = blocks(n, max(1, -(-n // work.num_threads), min(n, 100_000 // max(dim, 1))))
+        lists = [Reservoirs(1, max(keep, 1)) for _ in shares] or [Reservoirs(1, 1)]
+
+        def scan(share: int) -> None:
+            first, last = shares[share]
+            for start, stop in blocks(last - first, max(1, _STEP // (8 * dim))):
+                work.tick()
+                _exact.scan_direct(self.X, start + first, stop + first, Q[i], metric, unit, lists[share], allowed)
+
+        work.run(scan, range(len(shares)))
+        rescore(
+            self.X, Q[i : i + 1], lists[0] if len(lists) == 1 else _exact.merge(lists), 1, None,
+            None if exclude is None else exclude[i : i + 1],
+            metric, unit, distances[i : i + 1], indices[i : i + 1],
+        )  # fmt: skip

@@ -1,0 +1,51 @@
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "csrc/kernels.h" nogil:
+    enum:
+        LANES "DCI_LANES"
+
+    ctypedef struct Reservoir "dci_reservoir":
+        uint64_t *entries
+        float tau
+        int32_t count
+        int32_t keep
+        int32_t capacity
+
+    ctypedef struct Kernels "dci_kernels":
+        const char *name
+        void (*affine)(const float **rows, Py_ssize_t n_rows, Py_ssize_t dim, const float *panels,
+                       const float *bias, Py_ssize_t n_panels, float *out,
+                       Py_ssize_t out_stride) noexcept nogil
+        void (*scan_sum)(const float **rows, Reservoir **reservoirs, Py_ssize_t n_rows,
+                         Py_ssize_t dim, const float *panels, const float *bias,
+                         Py_ssize_t n_panels, uint32_t position,
+                         const uint8_t *allowed) noexcept nogil
+        void (*scan_max)(const float **rows, Reservoir **reservoirs, Py_ssize_t n_rows,
+                         Py_ssize_t dim, const float *panels, Py_ssize_t n_panels,
+                         uint32_t position, const uint8_t *allowed) noexcept nogil
+        Py_ssize_t (*argmin)(const float *values, Py_ssize_t n) noexcept nogil
+        void (*prepare)(const float *row, Py_ssize_t dim, float scale, const float *center,
+                        float *out) noexcept nogil
+        float (*norm2)(const float *row, Py_ssize_t dim) noexcept nogil
+        uint32_t (*absmax_bits)(const float *row, Py_ssize_t dim) noexcept nogil
+        double (*distance2)(const float *a, const float *b, Py_ssize_t dim) noexcept nogil
+        double (*dot)(const float *a, const float *b, Py_ssize_t dim) noexcept nogil
+
+    void reservoir_shrink "dci_reservoir_shrink"(Reservoir *reservoir)
+    void reservoir_push "dci_reservoir_push"(Reservoir *reservoir, float score, uint32_t position)
+    void select_keys "dci_select"(uint64_t *keys, Py_ssize_t n, Py_ssize_t count)
+    void sort_keys "dci_sort"(uint64_t *keys, Py_ssize_t n)
+    uint64_t entry "dci_entry"(float score, uint32_t position)
+    float entry_score "dci_entry_score"(uint64_t entry)
+
+
+# The table in use: every other module calls the kernels through it.
+cdef const Kernels *table() noexcept nogil
+
+
+cdef class Reservoirs:
+    cdef Reservoir *item
+    cdef uint64_t *storage
+    cdef readonly Py_ssize_t size
+    cdef void reset(self, Py_ssize_t start, Py_ssize_t stop) noexcept nogil

@@ -1,0 +1,264 @@
+"""The ranked index: projected points in cells, searched in batches."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _cells
+from ._cells import Cells
+from ._embedding import Embedding
+from ._exact_search import block_rows, power_of_two
+from ._kernels import Reservoirs
+from ._rescore import METRICS, rescore
+from ._rows import Rows, pack, panels_of, prepared, project
+from ._threads import Work, blocks
+from ._types import FloatArray, IdArray
+
+LANES = 16
+_BLOCK = 4096  # points that are projected together
+_KMEANS_ROUNDS = 4
+_SAMPLE_PER_CELL = 32
+_STRAY = 6.0  # times the mean squared distance to the own centre
+_MAX_STRAYS = 0.01  # of all points
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a structure ranks.
+
+    Attributes
+    ----------
+    for_points, for_queries : (width, L * m) float32
+        Directions of each composite index, one after the other.
+    n_composite : L
+    n_simple : m
+    ranking : {"max", "sum"}
+    n_cells : int
+        Cells that points belong to; 0 for the flat algorithm.
+    """
+
+    for_points: FloatArray
+    for_queries: FloatArray
+    n_composite: int
+    n_simple: int
+    ranking: str
+    n_cells: int
+
+
+class Ranker:
+    """Projected points in cells.
+
+    Memory: L * m + 1 + L floats a point.  Time to build: n * L * m * (2 * width + n_cells) products.
+    """
+
+    def __init__(self, X: FloatArray, embedding: Embedding, plan: Plan, rng: np.random.Generator, work: Work) -> None:
+        self.embedding = embedding
+        self.plan = plan
+        self._point_panels = panels_of(plan.for_points.T)
+        self._query_panels = panels_of(plan.for_queries.T)
+        self._no_bias = np.zeros(self._point_panels.shape[0] * LANES, np.float32)
+        centers = self._choose_centers(rng)
+        cell_of, gap = self._assign(centers, work)
+        self.cells = self._fill(cell_of, gap, centers, work)
+
+    def project_points(self, ids: IdArray) -> FloatArray:
+        """Coordinates of points, (len(ids), M rounded up to 16)."""
+        return self._project(self.embedding.points, ids, self._point_panels)
+
+    def project_queries(self, rows: Rows, start: int, stop: int) -> FloatArray:
+        """Coordinates of queries start:stop, (stop - start, M rounded up to 16)."""
+        return self._project(rows, np.arange(start, stop, dtype=np.int32), self._query_panels)
+
+    def _project(self, rows: Rows, ids: IdArray, panels: FloatArray) -> FloatArray:
+        out = np.empty((len(ids), panels.shape[0] * LANES), np.float32)
+        project(rows, ids, panels, self._no_bias, out)
+        return out
+
+    def _choose_centers(self, rng: np.random.Generator) -> FloatArray:
+        """Centres by a few rounds of k-means on a sample, in the projection, (n_cells, M)."""
+        n, n_cells = self.embedding.points.size, self.plan.n_cells
+        size = min(n, _SAMPLE_PER_CELL * n_cells)
+        ids = rng.choice(n, size, replace=False).astype(np.int32)
+        sample = self.project_points(ids)
+        width = self.plan.for_points.shape[1]
+        centers = sample[:n_cells, :width].copy()
+        if n_cells < 2:
+            return centers
+        nearest = np.empty(size, np.int32)
+        gap = np.empty(size, np.float32)
+        for _ in range(_KMEANS_ROUNDS):
+            _cells.nearest(sample, *center_panels(centers), nearest, gap)
+            order = np.argsort(nearest, kind="stable")
+            counts = np.bincount(nearest, minlength=n_cells)
+            filled = np.flatnonzero(counts)
+            starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[filled]
+            sums = np.add.reduceat(sample[order, :width], starts, axis=0, dtype=np.float64)
+            centers[filled] = sums / counts[filled, None]
+        return centers
+
+    def _assign(self, centers: FloatArray, work: Work) -> tuple[IdArray, FloatArray]:
+        """The nearest centre of every point and the squared distance to it."""
+        n = self.embedding.points.size
+        cell_of = np.zeros(n, np.int32)
+        gap = np.zeros(n, np.float32)
+        if len(centers) == 0:
+            return cell_of, gap
+        panels, bias = center_panels(centers)
+
+        def assign(block: tuple[int, int]) -> None:
+            start, stop = block
+            coordinates = self.project_points(np.arange(start, stop, dtype=np.int32))
+            _cells.nearest(coordinates, panels, bias, cell_of[start:stop], gap[start:stop])
+            work.tick(stop - start)
+
+        work.run(assign, blocks(n, _BLOCK))
+        return cell_of, gap
+
+    def _fill(self, cell_of: IdArray, gap: FloatArray, centers: FloatArray, work: Work) -> Cells:
+        """Copy every point's coordinates to where its cell keeps them."""
+        plan = self.plan
+        n = len(cell_of)
+        n_centers = len(centers)
+        if n_centers:
+            strays = _strays(gap)
+            cell_of[strays] = n_centers
+        n_cells = n_centers + 1  # the last one is opened by every query
+        kind = np.uint16 if n_cells < 1 << 16 else np.int32  # 16 bits are sorted by radix
+        order = np.argsort(cell_of.astype(kind), kind="stable").astype(np.int32)
+        sizes = np.bincount(cell_of, minlength=n_cells)
+        n_panels = -(-sizes // LANES)
+        first_panel = np.concatenate([[0], np.cumsum(n_panels)]).astype(np.int32)
+        start_of = np.concatenate([[0], np.cumsum(sizes)])
+        ids = np.full(first_panel[-1] * LANES, -1, np.int32)
+        position = np.arange(n) + np.repeat(first_panel[:-1] * LANES - start_of[:-1], sizes)
+        ids[position] = order
+        m, total = plan.n_simple, first_panel[-1]
+        coordinates = np.empty((plan.n_composite, total, m, LANES), np.float32)
+        bias = np.empty((plan.n_composite, total * LANES), np.float32)
+
+        def fill(block: tuple[int, int]) -> None:
+            start, stop = block
+            lanes = slice(start * LANES, stop * LANES)
+            here = ids[lanes]
+            rows = self.project_points(here)
+            for composite in range(plan.n_composite):
+                first, last = composite * m, (composite + 1) * m
+                pack(rows, first, last, coordinates[composite, start:stop])
+                part = rows[:, first:last]
+                norms = 0.0 if self.embedding.product else np.einsum("ij,ij->i", part, part)
+                bias[composite, lanes] = np.where(here < 0, np.float32(np.inf), norms)
+                if plan.ranking == "max":
+                    mark_empty(coordinates[composite, start:stop], here)
+            work.tick(np.count_nonzero(here >= 0))
+
+        work.run(fill, blocks(int(total), _BLOCK // LANES))
+        return Cells(
+            coordinates, bias, ids, first_panel, sizes.astype(np.int32),
+            *center_panels(centers, self.embedding.product), n_centers,
+        )  # fmt: skip
+
+    def search(
+        self,
+        X: FloatArray,
+        Q: FloatArray,
+        q_absmax: float,
+        k: int,
+        visits: int,
+        candidates: int,
+        work: Work,
+        allowed: np.ndarray | None = None,
+        exclude: IdArray | None = None,
+    ) -> tuple[FloatArray, np.ndarray]:
+        """The k nearest among the best `candidates` of each composite index."""
+        distances = np.empty((len(Q), k), np.float32)
+        indices = np.empty((len(Q), k), np.int64)
+        rows = self.embedding.queries(Q, q_absmax)
+        metric = METRICS.index(self.embedding.metric)
+        unit = power_of_two(self.embedding.absmax) * power_of_two(q_absmax)
+        n_composite = self.plan.n_composite
+        if allowed is not None:
+            ids = self.cells.arrays[2]
+            allowed = (allowed[ids] & (ids >= 0)).view(np.uint8)
+        keep = min(candidates, len(X))
+
+        def answer(block: tuple[int, int]) -> None:
+            start, stop = block
+            reservoirs = self.rank(rows, start, stop, visits, keep, allowed)
+            work.tick()
+            rescore(
+                X, Q[start:stop], reservoirs, n_composite, self.cells.arrays[2],
+                None if exclude is None else exclude[start:stop],
+                metric, unit, distances[start:stop], indices[start:stop],
+            )  # fmt: skip
+            work.tick(stop - start)
+
+        size = min(block_rows(keep, n_composite), max(1, -(-len(Q) // work.num_threads)))
+        work.run(answer, blocks(len(Q), size))
+        return distances, indices
+
+    def rank(
+        self,
+        rows: Rows,
+        start: int,
+        stop: int,
+        visits: int,
+        keep: int,
+        allowed: np.ndarray | None = None,
+    ) -> Reservoirs:
+        """Candidates of queries start:stop as positions in the cells."""
+        use_max = self.plan.ranking == "max"
+        coordinates = self.project_queries(rows, start, stop)
+        if not use_max:
+            coordinates *= np.float32(-2.0)
+        reservoirs = Reservoirs(self.plan.n_composite * (stop - start), keep)
+        _cells.search(self.cells, coordinates, visits, use_max, reservoirs, allowed)
+        return reservoirs
+
+    def candidates(self, rows: Rows, i: int, visits: int, keep: int, limited: bool) -> list[np.ndarray]:
+        """Candidates of one query by composite index, ids in the order of their ranks.
+
+        `limited`: with one level, only points that all m sorted lists have reached within `visits`
+        entries of the composite index, as in the papers.
+        """
+        ids = self.cells.arrays[2]
+        if not limited:
+            places = _cells.positions(self.rank(rows, i, i + 1, visits, keep), keep)
+            return [ids[row[row >= 0]] for row in places]
+        m = self.plan.n_simple
+        query = self.project_queries(rows, i, i + 1)[0]
+        found = []
+        for composite in range(self.plan.n_composite):
+            panels = self.cells.arrays[0][composite]
+            points = panels.transpose(0, 2, 1).reshape(-1, m)[ids >= 0]
+            gaps = np.abs(points - query[composite * m : (composite + 1) * m])
+            last = np.partition(gaps.ravel(), visits - 1)[visits - 1]
+            score = gaps.max(1) if self.plan.ranking == "max" else np.square(gaps).sum(1)
+            score[gaps.max(1) > last] = np.inf
+            order = np.argsort(score, kind="stable")[:keep]
+            found.append(ids[ids >= 0][order[score[order] < np.inf]])
+        return found
+
+
+def center_panels(centers: FloatArray, product: bool = False) -> tuple[FloatArray, FloatArray]:
+    """Centres as panels, and what their scores start from."""
+    panels = panels_of(centers)
+    bias = np.full(panels.shape[0] * LANES, np.inf, np.float32)
+    bias[: len(centers)] = 0.0 if product else np.einsum("ij,ij->i", centers, centers)
+    return panels, bias
+
+
+def mark_empty(panels: FloatArray, ids: IdArray) -> None:
+    """Put the lanes without a point out of reach of ranking by max."""
+    panel, lane = np.divmod(np.flatnonzero(ids < 0), LANES)
+    panels[panel, :, lane] = np.inf
+
+
+def _strays(gap: FloatArray) -> np.ndarray:
+    """Points far from their cell's centre, which would stand for them badly."""
+    limit = _STRAY * gap.mean(dtype=np.float64)
+    strays = np.flatnonzero(gap > limit)
+    most = int(_MAX_STRAYS * len(gap))
+    if len(strays) > most:
+        farthest = np.argsort(-gap[strays], kind="stable")[:most]
+        strays = strays[farthest]
+    return strays

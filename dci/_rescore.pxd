@@ -1,0 +1,2 @@
+cdef float distance(const float *point, const float *query, Py_ssize_t dim, int metric,
+                    double query_norm2, double unit) noexcept nogil

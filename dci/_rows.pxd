@@ -1,0 +1,9 @@
+cdef class Rows:
+    cdef const float[:, ::1] data
+    cdef const float[::1] row_scale
+    cdef const float[::1] center
+    cdef const float[::1] extra
+    cdef float scale
+    cdef readonly Py_ssize_t size, width
+    cdef tuple arguments
+    cdef void prepare(self, Py_ssize_t i, float *out) noexcept nogil

@@ -1,0 +1,144 @@
+"""Rows of an array as the kernels see them: scaled, centred and extended on the way, never copied.
+
+Every pass over the user's data goes through `Rows`, so that a metric is a choice of scale, centre
+and extra coordinate, and only ever a few rows exist in that form.
+"""
+import numpy as np
+
+from libc.math cimport sqrt
+from libc.stdint cimport int32_t
+from libc.stdlib cimport free, malloc
+
+from ._kernels cimport LANES, table
+
+cdef enum:
+    GROUP = 8  # rows that go through the kernel together
+
+
+cdef class Rows:
+    """Row i stands for [data[i] * scale * row_scale[i], extra[i]] - center.
+
+    Parameters
+    ----------
+    data : (n, d) float32
+    scale : float
+    row_scale : (n,) float32, optional
+    extra : (n,) float32, optional
+        One more coordinate a row (the lift of inner products to distances).
+    center : (d,) or (d + 1,) float32, optional
+    """
+
+    def __init__(self, const float[:, ::1] data, float scale=1.0, row_scale=None, extra=None,
+                 center=None):
+        self.data = data
+        self.scale = scale
+        self.row_scale = row_scale
+        self.extra = extra
+        self.size = data.shape[0]
+        self.width = data.shape[1] + (extra is not None)
+        self.center = np.zeros(self.width, np.float32) if center is None else center
+        self.arguments = (np.asarray(data), scale, row_scale, extra, center)
+
+    def __reduce__(self):
+        return Rows, self.arguments
+
+    cdef void prepare(self, Py_ssize_t i, float *out) noexcept nogil:
+        cdef Py_ssize_t dim = self.data.shape[1]
+        cdef float scale = self.scale
+        if self.row_scale is not None:
+            scale *= self.row_scale[i]
+        table().prepare(&self.data[i, 0], dim, scale, &self.center[0], out)
+        if self.extra is not None:
+            out[dim] = self.extra[i] - self.center[dim]
+
+
+def prepared(Rows rows, ids):
+    """The rows of these ids as an array, (len(ids), width) float32."""
+    cdef const int32_t[::1] chosen = np.ascontiguousarray(ids, dtype=np.int32)
+    out = np.empty((chosen.shape[0], rows.width), np.float32)
+    cdef float[:, ::1] view = out
+    cdef Py_ssize_t i
+    if out.size:
+        with nogil:
+            for i in range(chosen.shape[0]):
+                rows.prepare(chosen[i], &view[i, 0])
+    return out
+
+
+def inverse_norms(const float[:, ::1] data, double scale):
+    """1 / |data[i] * scale|, (n,) float32; 0 for a zero row."""
+    out = np.zeros(data.shape[0], np.float32)
+    cdef float[::1] view = out
+    cdef double norm2
+    cdef Py_ssize_t i
+    with nogil:
+        for i in range(data.shape[0]):
+            norm2 = table().dot(&data[i, 0], &data[i, 0], data.shape[1])
+            if norm2 > 0:
+                view[i] = <float>(1 / (sqrt(norm2) * scale))
+    return out
+
+
+def project(Rows rows, const int32_t[::1] ids, const float[:, :, ::1] panels,
+            const float[::1] bias, float[:, ::1] out):
+    """out[i] = bias + row ids[i] . panels: coordinates of rows along the directions in `panels`.
+
+    Parameters
+    ----------
+    ids : (b,) int32; a negative id gives a row of `bias`
+    panels : (p, width, 16) float32
+    bias : (p * 16,) float32
+    out : (b, p * 16) float32
+    """
+    cdef Py_ssize_t n = ids.shape[0], width = rows.width
+    cdef Py_ssize_t first, i, j, k, count
+    cdef float *scratch
+    cdef const float *group[GROUP]
+    if n == 0:
+        return
+    scratch = <float *>malloc(GROUP * width * sizeof(float))
+    if scratch == NULL:
+        raise MemoryError("scratch rows")
+    with nogil:
+        for j in range(GROUP):
+            group[j] = scratch + j * width
+        for first in range((n + GROUP - 1) // GROUP):
+            i = first * GROUP
+            count = min(<Py_ssize_t>GROUP, n - i)
+            for j in range(count):
+                if ids[i + j] >= 0:
+                    rows.prepare(ids[i + j], scratch + j * width)
+                else:
+                    for k in range(width):
+                        scratch[j * width + k] = 0
+            table().affine(group, count, width, &panels[0, 0, 0], &bias[0], panels.shape[0],
+                           &out[i, 0], out.shape[1])
+    free(scratch)
+
+
+def pack(const float[:, ::1] coordinates, Py_ssize_t start, Py_ssize_t stop, float[:, :, ::1] out):
+    """Columns start:stop of rows of coordinates as panels, out[p, k, lane] = row p * 16 + lane.
+
+    Lanes past the last row are 0.
+    """
+    cdef Py_ssize_t n = coordinates.shape[0], i, k, lane, p
+    with nogil:
+        for p in range((n + LANES - 1) // LANES):
+            for lane in range(LANES):
+                i = p * LANES + lane
+                if i < n:
+                    for k in range(stop - start):
+                        out[p, k, lane] = coordinates[i, start + k]
+                else:
+                    for k in range(stop - start):
+                        out[p, k, lane] = 0
+
+
+def panels_of(coordinates):
+    """All rows of an array as panels, (ceil(n / 16), d, 16) float32."""
+    coordinates = np.ascontiguousarray(coordinates, dtype=np.float32)
+    n, dim = coordinates.shape
+    out = np.zeros((-(-n // LANES), dim, LANES), np.float32)
+    if n:
+        pack(coordinates, 0, dim, out)
+    return out

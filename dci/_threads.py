@@ -1,0 +1,96 @@
+"""Tasks on threads, with progress and a way out.
+
+Threads live as long as one call: nothing is left behind that a fork could break, and two calls at
+once do not know of each other.  The kernels release the GIL; each task writes its own results, so
+that the number of threads changes no result.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Stopped(Exception):
+    """Raised inside a task when another one failed or the user pressed Ctrl-C."""
+
+
+class Work:
+    """Runs tasks and counts what they have done.
+
+    Parameters
+    ----------
+    num_threads : int
+    total : int
+        What `tick` counts up to.
+    title, unit : str
+        What the bar says.
+    verbose : bool
+        Show a bar.
+    """
+
+    def __init__(
+        self, num_threads: int, total: int = 0, title: str = "", unit: str = "", verbose: bool = False
+    ) -> None:
+        self.num_threads = num_threads
+        self._lock = threading.Lock()
+        self._stop = False
+        self._bar = tqdm(total=total, desc=title, unit=unit, unit_scale=True) if verbose else None
+
+    def __enter__(self) -> "Work":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def tick(self, count: int = 0) -> None:
+        """Count `count` units as done; long tasks call it several times a second."""
+        if self._stop:
+            raise Stopped
+        if self._bar is not None and count:
+            with self._lock:
+                self._bar.update(count)
+
+    def run(self, task: Callable[[Any], None], items: Iterable[Any]) -> None:
+        """Call task(item) for every item; the first error stops the others and is raised."""
+        items = list(items)
+        n_threads = min(self.num_threads, len(items))
+        if n_threads <= 1:
+            for item in items:
+                task(item)
+            return
+        queue = iter(items)
+        errors: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                while not self._stop:
+                    with self._lock:
+                        item = next(queue, None)
+                    if item is None:
+                        return
+                    task(item)
+            except BaseException as error:  # raised again below, in the caller's thread
+                self._stop = True
+                errors.append(error)
+
+        threads = [threading.Thread(target=serve, daemon=True) for _ in range(n_threads - 1)]
+        try:
+            for thread in threads:
+                thread.start()
+            serve()
+        finally:
+            self._stop = self._stop or any(thread.ident is None for thread in threads)
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+        if errors:
+            self._stop = False
+            raise next((e for e in errors if not isinstance(e, Stopped)), errors[0])
+
+
+def blocks(total: int, size: int) -> list[tuple[int, int]]:
+    """(start, stop) of consecutive blocks of at most `size`."""
+    return [(start, min(start + size, total)) for start in range(0, total, size)]

@@ -1,0 +1,114 @@
+/* The kernels of dci: one table of functions an instruction set, one contract for all of them.
+ *
+ * Layout.  A *panel* holds DCI_LANES points transposed: panel[k * DCI_LANES + lane] is coordinate k
+ * of the point in that lane.  Panels of one array follow each other, `dim * DCI_LANES` floats each.
+ * *Rows* are pointers to `dim` consecutive floats; a row is broadcast against the lanes of panels.
+ *
+ * Numerics.  Products of rows and panels are accumulated in float32, one chain over k per output in
+ * ascending order, so that a result does not depend on where in a tile it was computed; instruction
+ * sets differ only by fused or separate rounding (at most dim * 2^-24 * sum |row * panel|).
+ * `distances` and `dots` subtract and accumulate in float64.  No function allocates, takes the GIL
+ * or keeps state; inputs may be read-only and need no alignment beyond that of float.
+ */
+#ifndef DCI_KERNELS_H
+#define DCI_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "select.h"
+
+#define DCI_LANES 16
+
+/* The best `keep` of a stream of (score, position) pairs, by score and then by position.
+ * Entries collect unsorted up to `capacity` (> keep), then the worst are dropped; `tau` is the
+ * score that a new entry has to beat.  Each entry is one integer that sorts as its pair does. */
+typedef struct {
+    uint64_t *entries;
+    float tau;
+    int32_t count, keep, capacity;
+} dci_reservoir;
+
+/* A float's bits as an unsigned integer of the same order (-inf lowest, +inf highest). */
+static inline uint32_t dci_float_to_ordered(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits ^ ((uint32_t)((int32_t)bits >> 31) | 0x80000000u);
+}
+
+static inline float dci_ordered_to_float(uint32_t bits) {
+    bits ^= (bits >> 31) ? 0x80000000u : 0xffffffffu;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint64_t dci_entry(float score, uint32_t position) {
+    return (uint64_t)dci_float_to_ordered(score + 0.0f) << 32 | position; /* -0 ties with 0 */
+}
+
+static inline float dci_entry_score(uint64_t entry) {
+    return dci_ordered_to_float((uint32_t)(entry >> 32));
+}
+
+/* Drop all but the best `keep`; the threshold becomes the worst of them. */
+static inline void dci_reservoir_shrink(dci_reservoir *reservoir) {
+    uint64_t worst = 0;
+    dci_select(reservoir->entries, reservoir->count, reservoir->keep);
+    if (reservoir->count > reservoir->keep) reservoir->count = reservoir->keep;
+    if (reservoir->count < reservoir->keep) return;
+    for (int32_t i = 0; i < reservoir->count; i++)
+        if (reservoir->entries[i] > worst) worst = reservoir->entries[i];
+    reservoir->tau = dci_entry_score(worst);
+}
+
+static inline void dci_reservoir_push(dci_reservoir *reservoir, float score, uint32_t position) {
+    if (!(score < reservoir->tau)) return;
+    reservoir->entries[reservoir->count++] = dci_entry(score, position);
+    if (reservoir->count == reservoir->capacity) dci_reservoir_shrink(reservoir);
+}
+
+typedef struct {
+    const char *name;
+
+    /* out[i * out_stride + lane] = bias[lane] + rows[i] . panel lane, for all lanes of n_panels. */
+    void (*affine)(const float *const *rows, ptrdiff_t n_rows, ptrdiff_t dim, const float *panels,
+                   const float *bias, ptrdiff_t n_panels, float *out, ptrdiff_t out_stride);
+
+    /* The same scores, each pushed into its row's reservoir as (score, position + lane) when it is
+     * below the threshold and, if `allowed` is given, allowed[position + lane] is not 0. */
+    void (*scan_sum)(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
+                     ptrdiff_t dim, const float *panels, const float *bias, ptrdiff_t n_panels,
+                     uint32_t position, const uint8_t *allowed);
+
+    /* The papers' ranking: the score is max_k |rows[i][k] - panel lane[k]|. */
+    void (*scan_max)(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
+                     ptrdiff_t dim, const float *panels, ptrdiff_t n_panels, uint32_t position,
+                     const uint8_t *allowed);
+
+    /* Index of the smallest of n values, the first among equals; n >= 1. */
+    ptrdiff_t (*argmin)(const float *values, ptrdiff_t n);
+
+    /* out[k] = row[k] * scale - center[k] */
+    void (*prepare)(const float *row, ptrdiff_t dim, float scale, const float *center, float *out);
+
+    /* Sum of squares, in float32. */
+    float (*norm2)(const float *row, ptrdiff_t dim);
+
+    /* Largest |x| as the bits of a float; above 0x7f7fffff if any value is not finite. */
+    uint32_t (*absmax_bits)(const float *row, ptrdiff_t dim);
+
+    /* Squared Euclidean distance and inner product, in float64. */
+    double (*distance2)(const float *a, const float *b, ptrdiff_t dim);
+    double (*dot)(const float *a, const float *b, ptrdiff_t dim);
+} dci_kernels;
+
+/* The table of an instruction set by name, or NULL if it was not compiled in or the processor
+ * lacks it; NULL as name means the best there is. */
+const dci_kernels *dci_find_kernels(const char *name);
+
+/* All names known to this build, best first, ending with NULL. */
+extern const char *const dci_kernel_names[];
+
+#endif

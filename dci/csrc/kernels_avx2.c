@@ -1,0 +1,12 @@
+/* AVX2 and FMA: 16 registers of 8 floats; 12 accumulators a tile. */
+#include <immintrin.h>
+
+#define WIDTH 8
+#define ROWS 6
+#define PANELS 1
+#define KERNELS dci_kernels_avx2
+#define ISA "avx2"
+#define below_mask(scores, tau) \
+    ((uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)(scores), _mm256_set1_ps(tau), _CMP_LT_OQ)))
+#define any_lane(truth) (_mm256_movemask_ps((__m256)(truth)) != 0)
+#include "simd.h"

@@ -1,0 +1,12 @@
+/* AVX-512 (F, DQ, BW, VL): 32 registers of 16 floats; 16 accumulators a tile. */
+#include <immintrin.h>
+
+#define WIDTH 16
+#define ROWS 8
+#define PANELS 2
+#define KERNELS dci_kernels_avx512
+#define ISA "avx512"
+#define below_mask(scores, tau) \
+    ((uint32_t)_mm512_cmp_ps_mask((__m512)(scores), _mm512_set1_ps(tau), _CMP_LT_OQ))
+#define any_lane(truth) (_mm512_movepi32_mask((__m512i)(truth)) != 0)
+#include "simd.h"

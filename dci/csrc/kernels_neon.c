@@ -1,0 +1,17 @@
+/* NEON (AArch64): 32 registers of 4 floats; 24 accumulators a tile. */
+#include <arm_neon.h>
+
+#define WIDTH 4
+#define ROWS 6
+#define PANELS 1
+#define KERNELS dci_kernels_neon
+#define ISA "neon"
+
+static inline uint32_t truth_bits(uint32x4_t truth) {
+    const uint32x4_t bits = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(truth, bits));
+}
+
+#define below_mask(scores, tau) truth_bits(vcltq_f32((float32x4_t)(scores), vdupq_n_f32(tau)))
+#define any_lane(truth) (vmaxvq_u32((uint32x4_t)(truth)) != 0)
+#include "simd.h"

@@ -1,0 +1,92 @@
+/* The kernels as plain loops: what every instruction set is tested against. */
+#include "kernels.h"
+
+static float affine_one(const float *row, ptrdiff_t dim, const float *panel, float bias, int lane) {
+    float sum = bias;
+    for (ptrdiff_t k = 0; k < dim; k++) sum += row[k] * panel[k * DCI_LANES + lane];
+    return sum;
+}
+
+static void affine(const float *const *rows, ptrdiff_t n_rows, ptrdiff_t dim, const float *panels,
+                   const float *bias, ptrdiff_t n_panels, float *out, ptrdiff_t out_stride) {
+    for (ptrdiff_t i = 0; i < n_rows; i++)
+        for (ptrdiff_t j = 0; j < n_panels * DCI_LANES; j++)
+            out[i * out_stride + j] = affine_one(rows[i], dim, panels + j / DCI_LANES * dim * DCI_LANES,
+                                                 bias[j], (int)(j % DCI_LANES));
+}
+
+static void scan_sum(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
+                     ptrdiff_t dim, const float *panels, const float *bias, ptrdiff_t n_panels,
+                     uint32_t position, const uint8_t *allowed) {
+    for (ptrdiff_t i = 0; i < n_rows; i++)
+        for (ptrdiff_t j = 0; j < n_panels * DCI_LANES; j++) {
+            if (allowed && !allowed[position + j]) continue;
+            dci_reservoir_push(reservoirs[i],
+                               affine_one(rows[i], dim, panels + j / DCI_LANES * dim * DCI_LANES,
+                                          bias[j], (int)(j % DCI_LANES)),
+                               position + (uint32_t)j);
+        }
+}
+
+static void scan_max(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
+                     ptrdiff_t dim, const float *panels, ptrdiff_t n_panels, uint32_t position,
+                     const uint8_t *allowed) {
+    for (ptrdiff_t i = 0; i < n_rows; i++)
+        for (ptrdiff_t j = 0; j < n_panels * DCI_LANES; j++) {
+            if (allowed && !allowed[position + j]) continue;
+            const float *lane = panels + j / DCI_LANES * dim * DCI_LANES + j % DCI_LANES;
+            float largest = 0;
+            for (ptrdiff_t k = 0; k < dim; k++) {
+                float difference = rows[i][k] - lane[k * DCI_LANES];
+                if (difference < 0) difference = -difference;
+                if (difference > largest) largest = difference;
+            }
+            dci_reservoir_push(reservoirs[i], largest, position + (uint32_t)j);
+        }
+}
+
+static ptrdiff_t argmin(const float *values, ptrdiff_t n) {
+    ptrdiff_t best = 0;
+    for (ptrdiff_t i = 1; i < n; i++)
+        if (values[i] < values[best]) best = i;
+    return best;
+}
+
+static void prepare(const float *row, ptrdiff_t dim, float scale, const float *center, float *out) {
+    for (ptrdiff_t k = 0; k < dim; k++) out[k] = row[k] * scale - center[k];
+}
+
+static float norm2(const float *row, ptrdiff_t dim) {
+    float sum = 0;
+    for (ptrdiff_t k = 0; k < dim; k++) sum += row[k] * row[k];
+    return sum;
+}
+
+static uint32_t absmax_bits(const float *row, ptrdiff_t dim) {
+    uint32_t largest = 0;
+    for (ptrdiff_t k = 0; k < dim; k++) {
+        uint32_t bits;
+        memcpy(&bits, row + k, sizeof bits);
+        bits &= 0x7fffffffu;
+        if (bits > largest) largest = bits;
+    }
+    return largest;
+}
+
+static double distance2(const float *a, const float *b, ptrdiff_t dim) {
+    double sum = 0;
+    for (ptrdiff_t k = 0; k < dim; k++) {
+        double difference = (double)a[k] - b[k];
+        sum += difference * difference;
+    }
+    return sum;
+}
+
+static double dot(const float *a, const float *b, ptrdiff_t dim) {
+    double sum = 0;
+    for (ptrdiff_t k = 0; k < dim; k++) sum += (double)a[k] * b[k];
+    return sum;
+}
+
+const dci_kernels dci_kernels_serial = {"serial", affine, scan_sum, scan_max, argmin, prepare,
+                                        norm2, absmax_bits, distance2, dot};

@@ -1,0 +1,246 @@
+/* The kernels in GCC/Clang vector extensions: one source for every instruction set.
+ *
+ * A file that includes this defines, for its instruction set:
+ *   WIDTH       floats in a register
+ *   ROWS        rows of a full tile, PANELS panels of a full tile
+ *   below_mask(scores, tau)   bit i set where scores[i] < tau
+ *   KERNELS     name of the table, ISA its public name
+ * A tile keeps ROWS x PANELS x (DCI_LANES / WIDTH) accumulators in registers over the whole of dim;
+ * that, two loads and a broadcast have to fit the register file.
+ */
+#include "kernels.h"
+
+typedef float vfloat __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef int32_t vint __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef double vdouble __attribute__((vector_size(WIDTH * 4), aligned(8), may_alias));
+typedef float vhalf __attribute__((vector_size(WIDTH * 2), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 32")
+#define VECTORS (DCI_LANES / WIDTH)
+
+INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
+INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
+
+/* acc[r][p * VECTORS + v]: the scores of n_rows rows against n_panels panels, both constants. */
+INLINE void tile_sum(const float *const *rows, int n_rows, ptrdiff_t dim, const float *panels,
+                     const float *bias, int n_panels, vfloat acc[ROWS][PANELS * VECTORS]) {
+    UNROLL for (int v = 0; v < n_panels * VECTORS; v++) {
+        vfloat start = load(bias + v * WIDTH);
+        UNROLL for (int r = 0; r < n_rows; r++) acc[r][v] = start;
+    }
+    for (ptrdiff_t k = 0; k < dim; k++) {
+        vfloat points[PANELS * VECTORS];
+        UNROLL for (int v = 0; v < n_panels * VECTORS; v++)
+            points[v] = load(panels + v / VECTORS * dim * DCI_LANES + k * DCI_LANES + v % VECTORS * WIDTH);
+        UNROLL for (int r = 0; r < n_rows; r++) {
+            float q = rows[r][k];
+            UNROLL for (int v = 0; v < n_panels * VECTORS; v++) acc[r][v] += points[v] * q;
+        }
+    }
+}
+
+INLINE void tile_max(const float *const *rows, int n_rows, ptrdiff_t dim, const float *panels,
+                     const float *bias, int n_panels, vfloat acc[ROWS][PANELS * VECTORS]) {
+    (void)bias;
+    UNROLL for (int r = 0; r < n_rows; r++)
+        UNROLL for (int v = 0; v < n_panels * VECTORS; v++) acc[r][v] = (vfloat){0};
+    for (ptrdiff_t k = 0; k < dim; k++) {
+        vfloat points[PANELS * VECTORS];
+        UNROLL for (int v = 0; v < n_panels * VECTORS; v++)
+            points[v] = load(panels + v / VECTORS * dim * DCI_LANES + k * DCI_LANES + v % VECTORS * WIDTH);
+        UNROLL for (int r = 0; r < n_rows; r++) {
+            vfloat q = rows[r][k] - (vfloat){0};
+            UNROLL for (int v = 0; v < n_panels * VECTORS; v++) {
+                vfloat gap = (vfloat)((vint)(q - points[v]) & 0x7fffffff);
+                /* Neither is negative, so their bits order as they do. */
+                vint larger = (vint)gap > (vint)acc[r][v];
+                acc[r][v] = (vfloat)(((vint)gap & larger) | ((vint)acc[r][v] & ~larger));
+            }
+        }
+    }
+}
+
+typedef void tile_function(const float *const *, int, ptrdiff_t, const float *, const float *, int,
+                           vfloat[ROWS][PANELS * VECTORS]);
+
+INLINE void push_tile(vfloat acc[ROWS][PANELS * VECTORS], dci_reservoir *const *reservoirs,
+                      int n_rows, int n_panels, uint32_t position, const uint8_t *allowed) {
+    UNROLL for (int r = 0; r < n_rows; r++) {
+        UNROLL for (int v = 0; v < n_panels * VECTORS; v++) {
+            uint32_t mask = below_mask(acc[r][v], reservoirs[r]->tau);
+            if (__builtin_expect(mask == 0, 1)) continue;
+            float scores[WIDTH];
+            store(scores, acc[r][v]);
+            do {
+                int lane = __builtin_ctz(mask);
+                uint32_t where = position + (uint32_t)(v * WIDTH + lane);
+                if (!allowed || allowed[where]) dci_reservoir_push(reservoirs[r], scores[lane], where);
+                mask &= mask - 1;
+            } while (mask);
+        }
+    }
+}
+
+INLINE void scan_rows(tile_function *tile, const float *const *rows, dci_reservoir *const *reservoirs,
+                      int n_rows, ptrdiff_t dim, const float *panels, const float *bias,
+                      ptrdiff_t n_panels, uint32_t position, const uint8_t *allowed) {
+    vfloat acc[ROWS][PANELS * VECTORS];
+    ptrdiff_t p = 0;
+    for (; p + PANELS <= n_panels; p += PANELS) {
+        tile(rows, n_rows, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, PANELS, acc);
+        push_tile(acc, reservoirs, n_rows, PANELS, position + (uint32_t)p * DCI_LANES, allowed);
+    }
+    for (; p < n_panels; p++) {
+        tile(rows, n_rows, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, 1, acc);
+        push_tile(acc, reservoirs, n_rows, 1, position + (uint32_t)p * DCI_LANES, allowed);
+    }
+}
+
+INLINE void scan(tile_function *tile, const float *const *rows, dci_reservoir *const *reservoirs,
+                 ptrdiff_t n_rows, ptrdiff_t dim, const float *panels, const float *bias,
+                 ptrdiff_t n_panels, uint32_t position, const uint8_t *allowed) {
+    ptrdiff_t i = 0;
+    for (; i + ROWS <= n_rows; i += ROWS)
+        scan_rows(tile, rows + i, reservoirs + i, ROWS, dim, panels, bias, n_panels, position, allowed);
+    for (; i + ROWS / 2 <= n_rows; i += ROWS / 2)
+        scan_rows(tile, rows + i, reservoirs + i, ROWS / 2, dim, panels, bias, n_panels, position, allowed);
+    for (; i < n_rows; i++)
+        scan_rows(tile, rows + i, reservoirs + i, 1, dim, panels, bias, n_panels, position, allowed);
+}
+
+static void scan_sum(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
+                     ptrdiff_t dim, const float *panels, const float *bias, ptrdiff_t n_panels,
+                     uint32_t position, const uint8_t *allowed) {
+    scan(tile_sum, rows, reservoirs, n_rows, dim, panels, bias, n_panels, position, allowed);
+}
+
+static void scan_max(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
+                     ptrdiff_t dim, const float *panels, ptrdiff_t n_panels, uint32_t position,
+                     const uint8_t *allowed) {
+    scan(tile_max, rows, reservoirs, n_rows, dim, panels, panels, n_panels, position, allowed);
+}
+
+INLINE void affine_rows(const float *const *rows, int n_rows, ptrdiff_t dim, const float *panels,
+                        const float *bias, ptrdiff_t n_panels, float *out, ptrdiff_t out_stride) {
+    vfloat acc[ROWS][PANELS * VECTORS];
+    ptrdiff_t p = 0;
+    for (; p + PANELS <= n_panels; p += PANELS) {
+        tile_sum(rows, n_rows, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, PANELS, acc);
+        UNROLL for (int r = 0; r < n_rows; r++)
+            UNROLL for (int v = 0; v < PANELS * VECTORS; v++)
+                store(out + r * out_stride + p * DCI_LANES + v * WIDTH, acc[r][v]);
+    }
+    for (; p < n_panels; p++) {
+        tile_sum(rows, n_rows, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, 1, acc);
+        UNROLL for (int r = 0; r < n_rows; r++)
+            UNROLL for (int v = 0; v < VECTORS; v++)
+                store(out + r * out_stride + p * DCI_LANES + v * WIDTH, acc[r][v]);
+    }
+}
+
+static void affine(const float *const *rows, ptrdiff_t n_rows, ptrdiff_t dim, const float *panels,
+                   const float *bias, ptrdiff_t n_panels, float *out, ptrdiff_t out_stride) {
+    ptrdiff_t i = 0;
+    for (; i + ROWS <= n_rows; i += ROWS)
+        affine_rows(rows + i, ROWS, dim, panels, bias, n_panels, out + i * out_stride, out_stride);
+    for (; i < n_rows; i++)
+        affine_rows(rows + i, 1, dim, panels, bias, n_panels, out + i * out_stride, out_stride);
+}
+
+static ptrdiff_t argmin(const float *values, ptrdiff_t n) {
+    ptrdiff_t best = 0, i = 0;
+    if (n >= WIDTH) {
+        vfloat least = load(values);
+        for (i = WIDTH; i + WIDTH <= n; i += WIDTH) {
+            vfloat next = load(values + i);
+            vint smaller = next < least;
+            least = (vfloat)(((vint)next & smaller) | ((vint)least & ~smaller));
+        }
+        float smallest = least[0];
+        for (int lane = 1; lane < WIDTH; lane++)
+            if (least[lane] < smallest) smallest = least[lane];
+        for (best = 0; best + WIDTH < i; best += WIDTH) {
+            vint equal = load(values + best) == smallest;
+            if (any_lane(equal)) break;
+        }
+        while (best + 1 < i && values[best] != smallest) best++;
+    }
+    for (; i < n; i++)
+        if (values[i] < values[best]) best = i;
+    return best;
+}
+
+static void prepare(const float *row, ptrdiff_t dim, float scale, const float *center, float *out) {
+    for (ptrdiff_t k = 0; k < dim; k++) out[k] = row[k] * scale - center[k];
+}
+
+static float norm2(const float *row, ptrdiff_t dim) {
+    vfloat sums = {0};
+    ptrdiff_t k = 0;
+    for (; k + WIDTH <= dim; k += WIDTH) sums += load(row + k) * load(row + k);
+    float sum = 0;
+    for (; k < dim; k++) sum += row[k] * row[k];
+    for (int lane = 0; lane < WIDTH; lane++) sum += sums[lane];
+    return sum;
+}
+
+static uint32_t absmax_bits(const float *row, ptrdiff_t dim) {
+    vint largest = {0};
+    ptrdiff_t k = 0;
+    for (; k + WIDTH <= dim; k += WIDTH) {
+        vint bits = *(const vint *)(row + k) & 0x7fffffff;
+        vint larger = bits > largest;
+        largest = (bits & larger) | (largest & ~larger);
+    }
+    uint32_t result = 0;
+    for (; k < dim; k++) {
+        uint32_t bits;
+        memcpy(&bits, row + k, sizeof bits);
+        bits &= 0x7fffffffu;
+        if (bits > result) result = bits;
+    }
+    for (int lane = 0; lane < WIDTH; lane++)
+        if ((uint32_t)largest[lane] > result) result = (uint32_t)largest[lane];
+    return result;
+}
+
+#define WIDE (WIDTH / 2)
+
+INLINE vdouble load_wide(const float *p) {
+    return __builtin_convertvector(*(const vhalf *)p, vdouble);
+}
+
+static double distance2(const float *a, const float *b, ptrdiff_t dim) {
+    vdouble sums[2] = {{0}, {0}};
+    ptrdiff_t k = 0;
+    for (; k + 2 * WIDE <= dim; k += 2 * WIDE)
+        UNROLL for (int i = 0; i < 2; i++) {
+            vdouble gap = load_wide(a + k + i * WIDE) - load_wide(b + k + i * WIDE);
+            sums[i] += gap * gap;
+        }
+    double sum = 0;
+    for (; k < dim; k++) {
+        double gap = (double)a[k] - b[k];
+        sum += gap * gap;
+    }
+    sums[0] += sums[1];
+    for (int lane = 0; lane < WIDE; lane++) sum += sums[0][lane];
+    return sum;
+}
+
+static double dot(const float *a, const float *b, ptrdiff_t dim) {
+    vdouble sums[2] = {{0}, {0}};
+    ptrdiff_t k = 0;
+    for (; k + 2 * WIDE <= dim; k += 2 * WIDE)
+        UNROLL for (int i = 0; i < 2; i++)
+            sums[i] += load_wide(a + k + i * WIDE) * load_wide(b + k + i * WIDE);
+    double sum = 0;
+    for (; k < dim; k++) sum += (double)a[k] * b[k];
+    sums[0] += sums[1];
+    for (int lane = 0; lane < WIDE; lane++) sum += sums[0][lane];
+    return sum;
+}
+
+const dci_kernels KERNELS = {ISA, affine, scan_sum, scan_max, argmin, prepare,
+                             norm2, absmax_bits, distance2, dot};

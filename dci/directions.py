@@ -1,0 +1,102 @@
+"""Projection directions: random as in the papers, or fitted to the points and the queries.
+
+A choice is a pair (for points, for queries) of (width, M) matrices; a projected point and a
+projected query are compared in M coordinates.  All but `product_directions` use one matrix twice.
+"""
+
+import numpy as np
+
+from ._types import FloatArray
+
+_OVERSAMPLING = 8
+_ROUNDS = 3
+
+
+def random_directions(width: int, count: int, rng: np.random.Generator) -> FloatArray:
+    """`count` independent directions, uniform on the unit sphere (Li & Malik 2016), (width, count)."""
+    matrix = rng.standard_normal((width, count))
+    matrix /= np.maximum(np.linalg.norm(matrix, axis=0), np.finfo(float).tiny)
+    return matrix.astype(np.float32)
+
+
+def principal_directions(sample: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    """The directions of largest spread of centred rows, best first, (width, count).
+
+    Parameters
+    ----------
+    sample : (s, width) float32
+    count : int, at most width
+
+    Notes
+    -----
+    Subspace iteration on the sample itself (Halko, Martinsson & Tropp 2011): O(s * width * count)
+    where an eigendecomposition of the covariance would take O(width^3).  The columns are
+    orthonormal whatever the rank of the sample.
+    """
+    width = sample.shape[1]
+    size = min(width, count + _OVERSAMPLING)
+    if 2 * size >= width:
+        return np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :count].astype(np.float32)
+    basis = orthonormal(rng.standard_normal((width, size)).astype(np.float32))
+    for _ in range(_ROUNDS):
+        basis = orthonormal(sample.T @ (sample @ basis))
+    image = sample @ basis
+    vectors = np.linalg.eigh(image.T @ image)[1][:, ::-1]
+    return basis @ vectors[:, :count]
+
+
+def orthonormal(columns: FloatArray) -> FloatArray:
+    """Orthonormal columns of the same span, from the Gram matrix (a tenth of the time of QR).
+
+    Where the rank is too low for that, by QR.
+    """
+    scaled = columns / max(float(np.abs(columns).max(initial=0.0)), np.finfo(np.float32).tiny)
+    gram = scaled.T.astype(np.float64) @ scaled
+    values, vectors = np.linalg.eigh(gram)
+    if values[0] < 1e-9 * values[-1] or values[-1] == 0.0:
+        return np.linalg.qr(scaled)[0]
+    return (scaled @ (vectors / np.sqrt(values))).astype(np.float32)
+
+
+def difference_directions(points: FloatArray, queries: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+    """The directions that keep most of q - x: those of largest E[(u . (q - x))^2], (width, count).
+
+    Parameters
+    ----------
+    points : (s, width) float32
+        Centred rows.
+    queries : (t, width) float32
+        Rows centred with the same mean.
+    """
+    stacked = np.concatenate([points / np.sqrt(len(points)), queries / np.sqrt(len(queries))])
+    return principal_directions(stacked.astype(np.float32), count, rng)
+
+
+def product_directions(points: FloatArray, queries: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
+    """Directions (for points, for queries) with the least E[(q . x - q' . x')^2], (width, count) each.
+
+    With E[q q^T] = A A^T and E[x x^T] = B B^T the error is |A^T (I - W) B|^2 for q'.x' = q^T W x;
+    the best W of rank `count` comes from the singular vectors of A^T B (Eckart & Young 1936).
+
+    Parameters
+    ----------
+    points : (s, width) float32
+        Centred rows (a shift of x changes all q . x of a query alike).
+    queries : (t, width) float32
+    """
+    root_q, inverse_q = _square_root(queries)
+    root_x, inverse_x = _square_root(points)
+    left, values, right = np.linalg.svd(root_q @ root_x)
+    scale = np.sqrt(values[:count])
+    for_queries = (inverse_q @ left[:, :count]) * scale
+    for_points = (inverse_x @ right[:count].T) * scale
+    return for_points.astype(np.float32), for_queries.astype(np.float32)
+
+
+def _square_root(rows: FloatArray) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric square root of the second moment of rows, and its (pseudo-)inverse."""
+    moment = rows.T.astype(np.float64) @ rows / max(len(rows), 1)
+    values, vectors = np.linalg.eigh(moment)
+    floor = 1e-7 * max(values[-1], np.finfo(float).tiny)
+    root = np.sqrt(np.maximum(values, floor))
+    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T

@@ -1,0 +1,17 @@
+"""Exceptions of the package: one family, each of them a built-in error too."""
+
+
+class DCIError(Exception):
+    """Base of every error that the package raises on purpose."""
+
+
+class InvalidValueError(DCIError, ValueError):
+    """An argument of the right type has a value, shape or size that cannot be used."""
+
+
+class InvalidTypeError(DCIError, TypeError):
+    """An argument has a type or dtype that cannot be used."""
+
+
+class NotFittedError(DCIError, ValueError, AttributeError):
+    """An index was asked before ``fit``; the same bases as scikit-learn's error of this name."""

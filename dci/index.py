@@ -1,0 +1,465 @@
+"""The index."""
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _validate as check
+from ._engine import Engine, build
+from ._exact_search import ExactSearch
+from ._threads import Work
+from ._types import FloatArray
+from .errors import InvalidValueError, NotFittedError
+from .params import Params
+
+_LARGE = 20_000  # rows from which `verbose` shows a bar for queries
+_EXTREME = 2.0**30  # times the points' largest value: beyond it a query is answered exactly
+_SPARSE_FILTER = 0.1  # share of allowed points below which they are searched exactly
+
+
+class Neighbors(NamedTuple):
+    """Answer of a search.
+
+    Attributes
+    ----------
+    distances : (nq, k) or (k,) float32
+        Best first: Euclidean or cosine distances ascending, inner products descending; infinity
+        (minus infinity for inner products) where there are fewer than k points.
+    indices : (nq, k) or (k,) int64
+        Rows of the fitted array; -1 where there are fewer than k points.
+    """
+
+    distances: FloatArray
+    indices: npt.NDArray[np.int64]
+
+
+class DCI:
+    """Prioritized Dynamic Continuous Indexing: k-nearest-neighbour search by ranking.
+
+    Points are ordered by how near they are to the query along a few projection directions, and the
+    best ranked are compared with it in full.  What is left "auto" is chosen and calibrated while
+    fitting, so that `recall` is the one thing to say.
+
+    Parameters
+    ----------
+    metric : {"l2", "ip", "cosine"}
+        Euclidean distance, inner product (largest first) or cosine distance (1 - cosine; a zero
+        vector is at distance 1 of everything).
+    directions : {"auto", "random", "principal", "query"} or (L * m, d) array
+        u_jl of the papers: random unit vectors, directions of largest spread of the points, or those
+        that keep most of q - x (of q . x for "ip") given a sample of queries.  Row l * m + j of
+        an array is direction j of composite index l.
+    ranking : {"auto", "max", "sum"}
+        Order of points within a composite index: the largest projected distance over its directions
+        (the papers'), or the sum of their squares.
+    n_composite, n_simple : int or "auto"
+        L and m of the papers: composite indices, and directions in each of them.
+    n_levels : int or "auto"
+        1 ranks all points (the algorithm of 2017); with more, points belong to cells (about
+        n^(1 - 1 / n_levels) of them), and the points of the best ranked cells are ranked.
+    recall : float in (0, 1]
+        Share of the true k nearest neighbours to find; 1.0 is exact.
+    random_state : int, numpy.random.Generator or None
+        The same state gives the same answers, whatever the number of threads.
+    num_threads : int or None
+        None is DCI_NUM_THREADS or the number of processors.
+    verbose : bool
+        Show a progress bar in `fit` and in large batches of queries.
+
+    Attributes
+    ----------
+    n_points, dim : int
+    stats_ : dict
+        What was chosen and measured while fitting.
+
+    Notes
+    -----
+    The index keeps the array it was fitted to, without a copy if that is C-contiguous float32: do
+    not change it afterwards.  On top come (m + 1) * L + 1 numbers of 4 bytes a point.  Fitting takes
+    O(n m (d + n_cells)) plus exact answers to 256 held-out queries; `n` is limited to 2^31 - 1.
+    Any number of threads may query one index at once.  Sources: Li & Malik 2016 (arXiv 1512.00442),
+    Li & Malik 2017 (arXiv 1703.00440), Mao, Ester & Li 2024 (arXiv 2405.02842).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import dci
+    >>> X = np.random.default_rng(0).standard_normal((2000, 8))
+    >>> index = dci.DCI(random_state=0).fit(X)
+    >>> distances, indices = index.query(X[:3], k=2)
+    >>> indices[:, 0]
+    array([0, 1, 2])
+    """
+
+    def __init__(
+        self,
+        metric: str = "l2",
+        *,
+        directions: str | npt.ArrayLike = "auto",
+        ranking: str = "auto",
+        n_composite: int | str = "auto",
+        n_simple: int | str = "auto",
+        n_levels: int | str = "auto",
+        recall: float = 0.95,
+        random_state: int | np.random.Generator | None = None,
+        num_threads: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self._params = Params.checked(metric, directions, ranking, n_composite, n_simple, n_levels, recall)
+        check.check_random_state(random_state)
+        check.check_num_threads(num_threads)
+        self.random_state = random_state
+        self.num_threads = num_threads
+        self.verbose = bool(verbose)
+        self._engine: Engine | None = None
+        self._absmax = 0.0
+        self._lock = threading.Lock()
+
+    def fit(self, X: npt.ArrayLike, queries: npt.ArrayLike | None = None) -> "DCI":
+        """Index the rows of X.
+
+        Parameters
+        ----------
+        X : (n, d) array of numbers, n >= 0
+            Converted to C-contiguous float32 if it is anything else.
+        queries : (t, d) array of numbers, optional
+            A sample of the queries to come; without it, points of X stand for them.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InvalidValueError, InvalidTypeError
+            X or `queries` has the wrong shape or dtype, or holds NaN or infinity.
+        """
+        points, absmax = check.as_points(X, "X")
+        if len(points) >= 2**31:
+            raise InvalidValueError(f"X: expected fewer than 2^31 rows, got {len(points)}")
+        sample = None
+        if queries is not None:
+            sample = check.as_points(queries, "queries", dim=points.shape[1])
+        elif isinstance(self._params.directions, str) and self._params.directions == "query":
+            raise InvalidValueError(
+                'directions="query": expected fit(X, queries=...) with a sample of queries, got none'
+            )
+        if sample is not None and len(sample[0]) == 0:
+            raise InvalidValueError(f"queries: expected at least one row, got {sample[0].shape}")
+        self._check_directions(points)
+        rng = check.check_random_state(self.random_state)
+        threads = check.check_num_threads(self.num_threads)
+        # Points pass twice: when they are assigned to cells and when they are copied there.
+        with Work(threads, 2 * len(points), "fit", "points", self.verbose) as work:
+            engine = build(points, absmax, sample, self._params, rng, work)
+        self._engine, self._absmax = engine, absmax
+        self.stats_ = self._stats(engine)
+        return self
+
+    def query(
+        self,
+        Q: npt.ArrayLike,
+        k: int = 10,
+        *,
+        max_candidates: int | float | None = None,
+        max_visits: int | float | None = None,
+        recall: float | None = None,
+        filter: npt.ArrayLike | None = None,
+        num_threads: int | None = None,
+    ) -> Neighbors:
+        """The k nearest points of each query.
+
+        Parameters
+        ----------
+        Q : (nq, d) or (d,) array of numbers
+        k : int
+        max_candidates : int or float, optional
+            k0 of the papers: how many of the best ranked points of each composite index are compared
+            in full; a count or a share of the points in (0, 1].
+        max_visits : int or float, optional
+            k1 of the papers.  With one level, entries visited in the sorted lists of each composite
+            index; with more, points ranked (cells are opened, best first, until they hold so many).
+        recall : float, optional
+            Another recall than the index was fitted for.  Not together with explicit budgets.
+        filter : (n,) bool or (a,) int, optional
+            The points that are allowed as answers: a mask, or their indices.
+        num_threads : int, optional
+
+        Returns
+        -------
+        Neighbors
+            `distances` and `indices`, (nq, k) each, or (k,) for one query.  Ties break by index.
+
+        Raises
+        ------
+        NotFittedError
+        InvalidValueError, InvalidTypeError
+        """
+        if self._engine is None:
+            raise NotFittedError("query: expected a fitted index, got one before fit(X)")
+        engine = self._engine
+        n, dim = engine.X.shape
+        queries, absmax, single = check.as_queries(Q, dim, "Q")
+        k = check.check_k(k)
+        candidates = check.check_budget(max_candidates, n, "max_candidates")
+        visits = check.check_budget(max_visits, self._total_visits(), "max_visits")
+        explicit = candidates is not None or visits is not None
+        if recall is not None and explicit:
+            raise InvalidValueError("query: expected either recall or max_candidates / max_visits, got both")
+        wanted = self._params.recall if recall is None else check.check_recall(recall)
+        threads = check.check_num_threads(self.num_threads if num_threads is None else num_threads)
+        allowed = None if filter is None else check.as_filter(filter, n, "filter")
+        show = self.verbose and len(queries) >= _LARGE
+        with Work(threads, len(queries), "query", "queries", show) as work:
+            plan = self._budget(k, wanted, candidates, visits, absmax, work)
+            found = self._search(queries, absmax, k, plan, allowed, None, work)
+        return Neighbors(*(part[0] for part in found)) if single else Neighbors(*found)
+
+    @property
+    def n_points(self) -> int:
+        """Number of points."""
+        return 0 if self._engine is None else len(self._engine.X)
+
+    @property
+    def dim(self) -> int:
+        """Number of coordinates of a point."""
+        return 0 if self._engine is None else self._engine.X.shape[1]
+
+    def __len__(self) -> int:
+        return self.n_points
+
+    def __repr__(self) -> str:
+        method = self.stats_["method"] if self._engine is not None else "not fitted"
+        return f"<DCI {self._params.metric}, {self.n_points} x {self.dim}, {method}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def _check_directions(self, points: FloatArray) -> None:
+        array = self._params.directions
+        if isinstance(array, np.ndarray) and array.shape[1] != points.shape[1]:
+            raise InvalidValueError(
+                f"directions: expected rows of X's {points.shape[1]} coordinates, got shape {array.shape}"
+            )
+
+    def _flat(self) -> bool:
+        ranker = None if self._engine is None else self._engine.ranker
+        return ranker is not None and ranker.plan.n_cells == 0
+
+    def _total_visits(self) -> int:
+        """All that a query can visit: entries of sorted lists with one level, else points."""
+        assert self._engine is not None
+        n = len(self._engine.X)
+        return n * self._engine.ranker.plan.n_simple if self._flat() else n  # type: ignore[union-attr]
+
+    def _budget(
+        self,
+        k: int,
+        recall: float,
+        candidates: int | None,
+        visits: int | None,
+        absmax: float,
+        work: Work,
+    ) -> tuple[int, int] | None:
+        """(visits, candidates) of a query, None for exact search."""
+        engine = self._engine
+        assert engine is not None
+        n = len(engine.X)
+        if engine.ranker is None or k >= n or absmax > _EXTREME * max(self._absmax, 1e-30):
+            return None
+        if candidates is not None or visits is not None:
+            # What is not limited is not limited; fewer than k candidates could not give k answers.
+            return visits or self._total_visits(), candidates or n
+        with self._lock:
+            budget = engine.budget(k, recall, work)
+        return None if budget is None else (budget.visits, budget.candidates)
+
+    def _search(
+        self,
+        queries: FloatArray,
+        absmax: float,
+        k: int,
+        plan: tuple[int, int] | None,
+        allowed: npt.NDArray[np.bool_] | None,
+        exclude: npt.NDArray[np.int32] | None,
+        work: Work,
+    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        engine = self._engine
+        assert engine is not None
+        n = len(engine.X)
+        n_allowed = n if allowed is None else int(np.count_nonzero(allowed))
+        if allowed is not None and (plan is None or n_allowed < _SPARSE_FILTER * n):
+            return self._search_subset(queries, absmax, k, np.flatnonzero(allowed), work)
+        if plan is None or engine.ranker is None:
+            return engine.exact.search(queries, absmax, k, work, exclude=exclude)
+        visits, candidates = plan
+        if self._flat() and visits < self._total_visits():
+            return self._search_limited(queries, absmax, k, visits, candidates, allowed, work)
+        visits = min(n, -(-visits * n // max(n_allowed, 1)))
+        found = engine.ranker.search(engine.X, queries, absmax, k, visits, candidates, work, allowed, exclude)
+        if allowed is not None and candidates >= k:
+            self._fill_up(queries, absmax, k, allowed, n_allowed, found, work)
+        return found
+
+    def _search_limited(self, queries, absmax, k, visits, candidates, allowed, work):  # type: ignore[no-untyped-def]
+        """One level with max_visits: as published, one query at a time, O(n L m) each."""
+        assert self._engine is not None and self._engine.ranker is not None
+        rows = self._engine.ranker.embedding.queries(queries, absmax)
+        distances = np.empty((len(queries), k), np.float32)
+        indices = np.empty((len(queries), k), np.int64)
+        for i in range(len(queries)):
+            mask = np.zeros(len(self._engine.X), bool)
+            for ids in self._engine.ranker.candidates(rows, i, visits, candidates, limited=True):
+                mask[ids] = True
+            if allowed is not None:
+                mask &= allowed
+            distances[i : i + 1], indices[i : i + 1] = self._engine.exact.search(
+                queries[i : i + 1], absmax, k, work, mask.view(np.uint8)
+            )
+        return distances, indices
+
+    def _candidates(
+        self,
+        Q: npt.ArrayLike,
+        max_candidates: int | float | None = None,
+        max_visits: int | float | None = None,
+    ) -> list[list[npt.NDArray[np.int64]]]:
+        """Sorted ids of the candidates of each query by composite index (for tests)."""
+        assert self._engine is not None and self._engine.ranker is not None
+        ranker, n = self._engine.ranker, len(self._engine.X)
+        queries, absmax, _ = check.as_queries(Q, self.dim, "Q")
+        visits = check.check_budget(max_visits, self._total_visits(), "max_visits")
+        keep = check.check_budget(max_candidates, n, "max_candidates") or n
+        rows = ranker.embedding.queries(queries, absmax)
+        limited = self._flat() and visits is not None
+        return [
+            [np.sort(ids).astype(np.int64) for ids in found]
+            for found in (ranker.candidates(rows, i, visits or n, keep, limited) for i in range(len(queries)))
+        ]
+
+    def _search_subset(
+        self, queries: FloatArray, absmax: float, k: int, ids: npt.NDArray[np.int64], work: Work
+    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        """Exact search of these points only."""
+        assert self._engine is not None
+        points = self._engine.X[ids]
+        exact = ExactSearch(points, self._absmax, self._params.metric)
+        distances, indices = exact.search(queries, absmax, k, work)
+        return distances, np.where(indices >= 0, ids[indices] if len(ids) else -1, -1)
+
+    def _fill_up(self, queries, absmax, k, allowed, n_allowed, found, work) -> None:  # type: ignore[no-untyped-def]
+        """Answer exactly the queries that found fewer allowed points than there are."""
+        assert self._engine is not None
+        short = np.flatnonzero(found[1][:, min(k, n_allowed) - 1] < 0) if n_allowed else []
+        if len(short):
+            again = self._engine.exact.search(
+                np.ascontiguousarray(queries[short]), absmax, k, work, allowed.view(np.uint8)
+            )
+            found[0][short], found[1][short] = again
+
+    def _stats(self, engine: Engine) -> dict[str, Any]:
+        n, dim = engine.X.shape
+        stats: dict[str, Any] = {"n_points": n, "dim": dim, "metric": self._params.metric}
+        if engine.ranker is None:
+            return stats | {"method": "exact", "reason": engine.reason}
+        plan = engine.ranker.plan
+        kind = self._params.directions
+        stats |= {
+            "method": "ranked",
+            "directions": kind if isinstance(kind, str) else "array",
+            "ranking": plan.ranking,
+            "n_composite": plan.n_composite,
+            "n_simple": plan.n_simple,
+            "n_levels": 1 if plan.n_cells == 0 else self._params.n_levels or 2,
+            "n_cells": plan.n_cells,
+            "held_out": engine.held_out_size(),
+        }
+        calibration = next(iter(engine.calibrations.values()))
+        budget = calibration.budget(min(10, calibration.max_k), self._params.recall)
+        if budget is not None:
+            stats |= {
+                "max_visits": budget.visits,
+                "max_candidates": budget.candidates,
+                "recall_at_10": budget.recall,
+            }
+        return stats
+
+
+def knn(X: npt.ArrayLike, k: int = 10, **options: Any) -> Neighbors:
+    """The k nearest neighbours of every row of X among the other rows.
+
+    Parameters
+    ----------
+    X : (n, d) array of numbers
+    k : int
+    **options
+        Those of `DCI`.
+
+    Returns
+    -------
+    Neighbors
+        `distances` and `indices`, (n, k) each; row i never holds i itself.
+    """
+    k = check.check_k(k)
+    index = DCI(**options)
+    index.fit(X)
+    engine = index._engine
+    assert engine is not None
+    n = len(engine.X)
+    threads = check.check_num_threads(index.num_threads)
+    with Work(threads, n, "query", "queries", index.verbose and n >= _LARGE) as work:
+        plan = index._budget(k, index._params.recall, None, None, 0.0, work)
+        if plan is not None:
+            plan = plan[0], plan[1] + 1  # the point itself takes a place
+        own = np.arange(n, dtype=np.int32)
+        return Neighbors(*index._search(engine.X, index._absmax, k, plan, None, own, work))
+
+
+def exact(
+    X: npt.ArrayLike,
+    Q: npt.ArrayLike,
+    k: int = 10,
+    metric: str = "l2",
+    num_threads: int | None = None,
+) -> Neighbors:
+    """Exact k-nearest-neighbour search without an index.
+
+    Parameters
+    ----------
+    X : (n, d) array of numbers
+    Q : (nq, d) or (d,) array of numbers
+    k : int
+    metric : {"l2", "ip", "cosine"}
+    num_threads : int, optional
+
+    Returns
+    -------
+    Neighbors
+
+    Notes
+    -----
+    Scores are float32 in blocks; what their rounding leaves in doubt is settled in float64.
+    O(nq * n * d) time, under 150 MB on top of the arguments.
+
+    Examples
+    --------
+    >>> import dci
+    >>> dci.exact([[0.0, 0.0], [3.0, 4.0]], [0.0, 0.0], k=2).distances
+    array([0., 5.], dtype=float32)
+    """
+    points, absmax = check.as_points(X, "X")
+    queries, q_absmax, single = check.as_queries(Q, points.shape[1], "Q")
+    k = check.check_k(k)
+    search = ExactSearch(points, absmax, check.check_metric(metric))
+    with Work(check.check_num_threads(num_threads)) as work:
+        found = search.search(queries, q_absmax, k, work)
+    return Neighbors(*(part[0] for part in found)) if single else Neighbors(*found)
+
+
+__all__ = ["DCI", "Neighbors", "exact", "knn"]

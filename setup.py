@@ -1,0 +1,124 @@
+"""The extension modules; everything else about the distribution is in pyproject.toml.
+
+Every file in dci/csrc is compiled for the architecture's baseline, but those whose names end in an instruction set
+(``*_avx2.c``) get its flags, and its macro (``DCI_HAVE_AVX2``) tells the dispatcher that they are there. So a wheel
+built on any machine runs on every machine of its architecture.
+
+Switches in the environment, for developers:
+
+    DCI_DEBUG=1      Cython's bounds checks, C asserts, -O1 -g
+    DCI_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer, C asserts, -O1 -g (see `make sanitize`)
+    DCI_NO_BUILD=1   no extension modules: for editable installs, whose modules `setup.py build_ext --inplace` builds
+"""
+
+import os
+from glob import glob
+from pathlib import Path
+
+import Cython
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import PlatformError
+
+# Cython modules. Those in OWNS_KERNELS link dci/csrc; the others reach it with cimport, so its table exists once.
+MODULES = ("dci._cells", "dci._exact", "dci._kernels", "dci._rescore", "dci._rows")
+OWNS_KERNELS = {"dci._kernels"}
+
+# Architecture (as platform tags end) -> instruction set -> flags of the files *_<instruction set>.c.
+X86_64 = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
+}
+ARM64 = {"neon": []}
+INSTRUCTION_SETS = {"x86_64": X86_64, "amd64": X86_64, "aarch64": ARM64, "arm64": ARM64}
+
+
+def switch(name):
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+DEBUG, SANITIZE, NO_BUILD = switch("DCI_DEBUG"), switch("DCI_SANITIZE"), switch("DCI_NO_BUILD")
+
+COMPILE = ["-std=gnu11", "-O3", "-fno-math-errno"]
+LINK = []
+if DEBUG or SANITIZE:
+    COMPILE += ["-O1", "-g", "-UNDEBUG"]
+if SANITIZE:
+    COMPILE += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    LINK += ["-fsanitize=address,undefined"]
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "wraparound": False,
+    "cdivision": True,
+}
+
+
+def instruction_set(source):
+    """The last word of a C file's name if it is an instruction set of any architecture, else None."""
+    word = Path(source).stem.rpartition("_")[2]
+    return word if any(word in sets for sets in INSTRUCTION_SETS.values()) else None
+
+
+class BuildExt(build_ext):
+    """Cythonize, give each C file its instruction set's flags, rebuild when the flags change."""
+
+    def build_extensions(self):
+        if self.compiler.compiler_type != "unix":
+            raise PlatformError(
+                f"dci-attention builds with gcc or clang; the compiler here is {self.compiler.compiler_type!r}, "
+                "which is not supported (on Windows, build inside WSL)"
+            )
+        self.parallel = self.parallel or os.cpu_count()
+        self.available = INSTRUCTION_SETS.get(self.plat_name.rpartition("-")[2].lower(), {})
+        self.compile_plain, self.compiler._compile = self.compiler._compile, self.compile_one
+        stamp = self.write_stamp()
+        for extension in self.extensions:
+            extension.sources = self.c_sources(extension)
+            extension.depends.append(stamp)
+            extension.define_macros += [(f"DCI_HAVE_{name.upper()}", "1") for name in self.available]
+        super().build_extensions()
+
+    def c_sources(self, extension):
+        """The C files to compile here, the Cython ones translated."""
+        directory = f"build/cython-{Cython.__version__}{'-debug' if DEBUG else ''}"
+        (translated,) = cythonize([extension], build_dir=directory, compiler_directives=DIRECTIVES)
+        return [c for c in translated.sources if instruction_set(c) in (None, *self.available)]
+
+    def compile_one(self, obj, source, ext, cc_args, extra_postargs, pp_opts):
+        """Compile one file; setuptools knows flags for an extension only, not for a file."""
+        flags = self.available.get(instruction_set(source), [])
+        self.compile_plain(obj, source, ext, cc_args, [*extra_postargs, *flags], pp_opts)
+
+    def write_stamp(self):
+        """A file beside the objects that changes when the flags do."""
+        stamp = Path(self.build_temp, "flags")
+        text = repr((COMPILE, LINK, DIRECTIVES, self.available, Cython.__version__, numpy.__version__))
+        if not stamp.exists() or stamp.read_text() != text:
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            stamp.write_text(text)
+        return str(stamp)
+
+
+def extension(module):
+    path = module.replace(".", "/")
+    csrc = sorted(glob("dci/csrc/*.c")) if module in OWNS_KERNELS else []
+    return Extension(
+        module,
+        sources=[f"{path}.pyx", *csrc],
+        depends=sorted([*glob("dci/csrc/*.h"), *glob("dci/*.pxd"), *glob("attention/*.pxd")]),
+        include_dirs=["dci", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+        extra_compile_args=COMPILE,
+        extra_link_args=LINK,
+    )
+
+
+setup(
+    ext_modules=[] if NO_BUILD else [extension(module) for module in MODULES],
+    cmdclass={"build_ext": BuildExt},
+)

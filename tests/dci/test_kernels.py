@@ -1,0 +1,159 @@
+"""Every instruction set against plain NumPy, at sizes around the tiles' edges."""
+
+import numpy as np
+import pytest
+
+from dci import _cells, _exact, _kernels, _rescore, _rows
+from dci._ranker import center_panels
+
+DIMS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 100)
+COUNTS = (1, 2, 4, 5, 6, 7, 8, 9, 13, 16, 17)
+
+
+@pytest.fixture(params=_kernels.simd_available(), autouse=True)
+def simd(request):
+    before = _kernels.simd()
+    _kernels.use_simd(request.param)
+    yield request.param
+    _kernels.use_simd(before)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def all_ids(n):
+    return np.arange(n, dtype=np.int32)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_project_is_an_affine_map_of_centred_rows(dim):
+    for n in COUNTS:
+        data, directions, center = normal(n, dim), normal(20, dim, seed=1), normal(dim, seed=2)
+        panels = _rows.panels_of(directions)
+        bias = normal(panels.shape[0] * 16, seed=3)
+        out = np.empty((n, len(bias)), np.float32)
+        rows = _rows.Rows(data, 0.5, row_scale=np.full(n, 3.0, np.float32), center=center)
+        _rows.project(rows, all_ids(n), panels, bias, out)
+        expected = (1.5 * data - center) @ directions.T + bias[:20]
+        np.testing.assert_allclose(out[:, :20], expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(out[:, 20:], np.broadcast_to(bias[20:], (n, 12)))
+
+
+def test_project_of_no_row_is_the_bias():
+    panels, bias = _rows.panels_of(normal(3, 5)), normal(16, seed=1)
+    out = np.empty((2, 16), np.float32)
+    _rows.project(_rows.Rows(normal(4, 5)), np.array([-1, 2], np.int32), panels, bias, out)
+    np.testing.assert_array_equal(out[0], bias)
+
+
+def test_extra_coordinate_comes_last_and_is_centred():
+    data, extra, center = normal(5, 3), normal(5, seed=1), normal(4, seed=2)
+    rows = _rows.Rows(data, 2.0, extra=extra, center=center)
+    expected = np.column_stack([2.0 * data, extra]) - center
+    np.testing.assert_allclose(_rows.prepared(rows, all_ids(5)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_scan_keeps_the_best_scores(dim):
+    for n, n_queries in ((1, 1), (15, 3), (16, 8), (17, 9), (97, 13)):
+        data, queries = normal(n, dim), normal(n_queries, dim, seed=1)
+        keep = min(5, n)
+        reservoirs = _kernels.Reservoirs(n_queries, keep)
+        _exact.scan(_rows.Rows(data), 0, n, -2 * queries, reservoirs, True)
+        scores = np.square(data).sum(1) - 2 * queries @ data.T
+        found = _cells.positions(reservoirs, keep)
+        expected = np.sort(scores, axis=1)[:, :keep]
+        np.testing.assert_allclose(np.take_along_axis(scores, found, axis=1), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scan_in_parts_is_the_same_as_at_once_to_the_bit():
+    data, queries = normal(1000, 19), -normal(21, 19, seed=1)
+    whole, parts = _kernels.Reservoirs(21, 30), _kernels.Reservoirs(21, 30)
+    _exact.scan(_rows.Rows(data), 0, 1000, queries, whole, False)
+    for start, stop in ((0, 1), (1, 334), (334, 335), (335, 1000)):
+        _exact.scan(_rows.Rows(data), start, stop, queries, parts, False)
+    np.testing.assert_array_equal(_cells.positions(whole, 30), _cells.positions(parts, 30))
+
+
+def test_scan_skips_what_is_not_allowed():
+    data = normal(50, 4)
+    allowed = np.zeros(50, np.uint8)
+    allowed[[3, 44]] = 1
+    reservoirs = _kernels.Reservoirs(1, 10)
+    _exact.scan(_rows.Rows(data), 0, 50, normal(1, 4, seed=1), reservoirs, True, allowed)
+    assert sorted(_cells.positions(reservoirs, 2)[0]) == [3, 44]
+
+
+def test_equal_scores_keep_the_lowest_positions():
+    reservoirs = _kernels.Reservoirs(2, 7)
+    _exact.scan(_rows.Rows(np.ones((500, 3), np.float32)), 0, 500,
+                np.ones((2, 3), np.float32), reservoirs, True)  # fmt: skip
+    np.testing.assert_array_equal(_cells.positions(reservoirs, 7), [list(range(7))] * 2)
+
+
+@pytest.mark.parametrize("n_centers", (1, 2, 7, 8, 15, 16, 17, 40, 129))
+def test_nearest_takes_the_first_of_the_nearest(n_centers):
+    coordinates, centers = normal(23, 6), normal(n_centers, 6, seed=1)
+    centers[-1] = centers[0]
+    found, gap = np.empty(23, np.int32), np.empty(23, np.float32)
+    _cells.nearest(coordinates, *center_panels(centers), found, gap)
+    squared = np.square(coordinates[:, None] - centers).sum(2)
+    np.testing.assert_allclose(gap, squared.min(1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(squared[np.arange(23), found], squared.min(1), rtol=1e-4, atol=1e-5)
+    if n_centers > 1:
+        assert not np.any(found == n_centers - 1)
+
+
+@pytest.mark.parametrize("m", (1, 2, 7, 10, 16, 17))
+def test_ranking_by_max(m):
+    n, n_queries = 77, 11
+    points, queries = normal(n, m), normal(n_queries, m, seed=1)
+    panels = np.full((1, 5, m, 16), np.inf, np.float32)
+    panels[0] = np.moveaxis(np.concatenate([points, np.full((3, m), np.inf, np.float32)])
+                            .reshape(5, 16, m), 1, 2)  # fmt: skip
+    ids = np.concatenate([all_ids(n), [-1, -1, -1]]).astype(np.int32)
+    cells = _cells.Cells(
+        panels, np.zeros((1, 80), np.float32), ids, np.array([0, 5], np.int32),
+        np.array([n], np.int32), *center_panels(np.empty((0, m), np.float32)), 0,
+    )  # fmt: skip
+    reservoirs = _kernels.Reservoirs(n_queries, 9)
+    _cells.search(cells, queries, n, True, reservoirs)
+    gaps = np.abs(points - queries[:, None]).max(2)
+    found = _cells.positions(reservoirs, 9)
+    np.testing.assert_allclose(np.take_along_axis(gaps, found, axis=1), np.sort(gaps, axis=1)[:, :9])
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_survey_finds_the_first_bad_row_and_the_largest_value(dim):
+    data = normal(9, dim)
+    assert _kernels.survey(data) == (-1, np.abs(data).max())
+    for bad in (np.nan, np.inf, -np.inf):
+        broken = data.copy()
+        broken[4, dim - 1] = broken[7, 0] = bad
+        assert _kernels.survey(broken)[0] == 4
+    assert _kernels.survey(np.empty((0, dim), np.float32)) == (-1, 0.0)
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("metric", _rescore.METRICS)
+def test_true_distances_are_those_of_float64(dim, metric):
+    data, queries = normal(30, dim), normal(2, dim, seed=1)
+    reservoirs = _kernels.Reservoirs(2, 30)
+    _exact.scan(_rows.Rows(data), 0, 30, queries, reservoirs, True)
+    distances, indices = np.empty((2, 31), np.float32), np.empty((2, 31), np.int64)
+    _rescore.rescore(data, queries, reservoirs, 1, None, None,
+                     _rescore.METRICS.index(metric), 0.5, distances, indices)  # fmt: skip
+    x, q = data.astype(float), queries.astype(float)
+    if metric == "l2":
+        expected = np.sqrt(np.square(q[:, None] - x).sum(2))
+    elif metric == "ip":
+        expected = q @ x.T
+    else:
+        norms = np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(x, axis=1)
+        expected = 1 - q @ x.T / norms
+    ordered = np.sort(expected, axis=1)[:, :: -1 if metric == "ip" else 1]
+    np.testing.assert_allclose(distances[:, :30], ordered, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(np.take_along_axis(expected, indices[:, :30], axis=1), ordered, rtol=1e-6, atol=1e-7)
+    assert np.all(indices[:, 30] == -1)
+    assert np.all(np.isinf(distances[:, 30]))

@@ -1,0 +1,178 @@
+"""Threads, forks and signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import dci
+
+OPTIONS = [
+    {},
+    {"n_levels": 1, "n_composite": 2, "n_simple": 8, "directions": "random", "ranking": "max"},
+    {"n_levels": 2, "n_simple": 8, "directions": "principal", "ranking": "sum"},
+    {"recall": 1.0},
+]
+
+
+def same(first, second):
+    np.testing.assert_array_equal(first.indices, second.indices)
+    np.testing.assert_array_equal(first.distances, second.distances)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+def test_results_do_not_depend_on_num_threads(large_manifold, options):
+    X, Q = large_manifold
+    expected = None
+    for num_threads in (1, 2, 3):
+        index = dci.DCI(random_state=0, num_threads=num_threads, **options).fit(X)
+        results = [
+            index.query(Q, 10, max_candidates=200),
+            index.query(Q[0], 10, max_candidates=200),
+            index.query(Q[:1], 10, max_candidates=200, num_threads=2),
+            index.query(Q, 10, recall=1.0, num_threads=3),
+        ]
+        expected = expected or results
+        for received, wanted in zip(results, expected, strict=True):
+            same(received, wanted)
+
+
+def test_functions_do_not_depend_on_num_threads(manifold, metric, monkeypatch):
+    results = []
+    for num_threads in ("1", "2", "3"):
+        monkeypatch.setenv("DCI_NUM_THREADS", num_threads)
+        results.append((dci.exact(*manifold, 10, metric), dci.knn(manifold.points, 5, recall=1.0)))
+    for exact, graph in results[1:]:
+        same(exact, results[0][0])
+        same(graph, results[0][1])
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+def test_many_threads_query_one_index(manifold, options):
+    X, Q = manifold
+    index = dci.DCI(random_state=0, num_threads=2, **options).fit(X)
+    calls = [
+        lambda: index.query(Q, 10, max_candidates=100),
+        lambda: index.query(Q[5], 7),
+        lambda: index.query(Q[:7], 3, recall=1.0),
+        lambda: index.query(Q, 5, filter=np.arange(0, len(X), 3)),
+    ]
+    expected = [call() for call in calls]
+    together = threading.Barrier(8)
+
+    def work(which):
+        together.wait(timeout=60)
+        return [calls[which % 4]() for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as pool:
+        for which, results in enumerate(pool.map(work, range(8))):
+            for result in results:
+                same(result, expected[which % 4])
+
+
+def test_many_threads_fit_their_own(manifold):
+    X, Q = manifold
+
+    def work(seed):
+        return dci.DCI(random_state=seed % 2, num_threads=2).fit(X).query(Q, 5)
+
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(work, range(8)))
+    for seed, result in enumerate(results):
+        same(result, results[seed % 2])
+
+
+def run_script(script, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_works_after_fork():
+    script = """
+        import os, warnings
+        import numpy as np
+        import dci
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
+        X = np.tanh(np.random.default_rng(0).standard_normal((5000, 32), dtype=np.float32))
+        index = dci.DCI(random_state=0, num_threads=2).fit(X)  # threads have run
+        before = index.query(X[:200], 5)
+        child = os.fork()
+        after = index.query(X[:200], 5)
+        again = dci.DCI(random_state=0, num_threads=2).fit(X).query(X[:200], 5)
+        exact = dci.exact(X, X[:50], 1, "l2")
+        right = (
+            np.array_equal(before.indices, after.indices)
+            and np.array_equal(before.indices, again.indices)
+            and np.array_equal(exact.indices[:, 0], np.arange(50))
+        )
+        if child == 0:
+            os._exit(0 if right else 1)
+        assert os.waitpid(child, 0)[1] == 0, "child"
+        assert right, "parent"
+    """
+    process = run_script(script)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+
+
+LONG = {
+    "fit": """
+        ready()
+        while True:
+            dci.DCI(directions="random", n_composite=4, n_simple=32, random_state=0).fit(X)
+    """,
+    "query": """
+        index = dci.DCI(recall=1.0).fit(X)
+        ready()
+        while True:
+            index.query(X)
+    """,
+    "exact": """
+        ready()
+        while True:
+            dci.exact(X, X, 10, "l2")
+    """,
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+@pytest.mark.parametrize("job", LONG)
+def test_ctrl_c_stops_within_a_second(job):
+    script = textwrap.dedent("""
+            import signal
+            import numpy as np
+            import dci
+
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            X = np.random.default_rng(0).standard_normal((200_000, 64), dtype=np.float32)
+
+            def ready():
+                print("ready", flush=True)
+        """) + textwrap.dedent(LONG[job])
+    process = run_script(script)
+    try:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        time.sleep(1.0)  # into the work
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=5)  # one second is the promise; machines are shared
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert errors.rstrip().endswith("KeyboardInterrupt")
