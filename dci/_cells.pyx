@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 
 from ._kernels cimport (
-    LANES, Kernels, Reservoir, Reservoirs, entry, reservoir_shrink, select_keys, sort_keys, table,
+    LANES, Kernels, Reservoir, Reservoirs, entry, reservoir_cut, select_keys, sort_keys, table,
 )
 from ._rows cimport Rows
 
@@ -130,7 +130,7 @@ cdef int open_cells(Cells cells, const float *scores, Py_ssize_t row, Py_ssize_t
     step = min(n, max_visits // average + max_visits // (4 * average) + 4)
     while done < n and (visited < max_visits or done == 0):
         if done % step == 0:  # the next `step` cells, in order
-            select_keys(keys + done, n - done, min(step, n - done))
+            select_keys(keys + done, n - done, min(step, n - done), min(step, n - done))
             sort_keys(keys + done, min(step, n - done))
         c = <Py_ssize_t>(keys[done] & <uint64_t>0xFFFFFFFF)
         visited += cells.sizes[c]
@@ -263,7 +263,7 @@ def positions(Reservoirs reservoirs, Py_ssize_t keep):
     cdef long long[:, ::1] view = out
     cdef Py_ssize_t i, j
     for i in range(reservoirs.size):
-        reservoir_shrink(&reservoirs.item[i])
+        reservoir_cut(&reservoirs.item[i], reservoirs.item[i].keep)
         sort_keys(reservoirs.item[i].entries, reservoirs.item[i].count)
         for j in range(min(keep, <Py_ssize_t>reservoirs.item[i].count)):
             view[i, j] = <uint32_t>reservoirs.item[i].entries[j]

@@ -9,7 +9,7 @@ from . import directions as dirs
 from ._embedding import Embedding
 from ._exact_search import ExactSearch
 from ._ranker import Plan, Ranker
-from ._rows import prepared
+from ._rows import multiply, prepared
 from ._threads import Work
 from ._types import FloatArray, IdArray
 from .calibration import Budget, Calibration, calibrate, exact_cost, ranked_cost
@@ -231,11 +231,11 @@ def _pilot(
     some = slice(0, _PILOT_QUERIES)
     held_out = engine.held_out[some]
     rows = embedding.queries(held_out, engine.held_out_absmax)
-    q = prepared(rows, np.arange(len(held_out))) @ for_queries
+    q = multiply(prepared(rows, np.arange(len(held_out))), for_queries)
     near_ids = truth[some, :_PILOT_K].astype(np.int32)
-    near = (prepared(embedding.points, near_ids.ravel()) @ for_points).reshape(*near_ids.shape, for_points.shape[1])
+    near = multiply(prepared(embedding.points, near_ids.ravel()), for_points).reshape(*near_ids.shape, for_points.shape[1])
     ids = np.sort(rng.choice(n, min(n, _PILOT_POINTS), replace=False)).astype(np.int32)
-    far = prepared(embedding.points, ids) @ for_points
+    far = multiply(prepared(embedding.points, ids), for_points)
     goal = min(1.0, params.recall + 0.5 * (1.0 - params.recall))
     best, best_cost = None, np.inf
     steps = [m for m in _PILOT_SIMPLE if m < far.shape[1]] + [far.shape[1]]
@@ -243,8 +243,8 @@ def _pilot(
     far_scores = np.zeros((len(q), len(far)), np.float32)
     for last, m in zip([0, *steps], steps, strict=False):
         part = slice(last, m)  # the coordinates that this step adds to the scores
-        near_scores -= (near[..., part] @ (2.0 * q[:, part, None]))[..., 0]
-        far_scores -= (2.0 * q[:, part]) @ far[:, part].T
+        near_scores -= (near[..., part] * (2.0 * q[:, None, part])).sum(-1)
+        far_scores -= multiply(2.0 * q[:, part], far[:, part].T)
         if not embedding.product:
             near_scores += np.square(near[..., part]).sum(-1)
             far_scores += np.square(far[:, part]).sum(1)

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from ._kernels cimport (
-    LANES, Kernels, Reservoir, Reservoirs, entry_score, reservoir_push, reservoir_shrink, sort_keys, table,
+    LANES, Kernels, Reservoir, Reservoirs, entry_score, reservoir_push, reservoir_cut, sort_keys, table,
 )
 from ._rescore cimport distance
 from ._rows cimport Rows
@@ -98,7 +98,7 @@ def merge(lists):
     cdef Py_ssize_t i, j
     for other in lists:
         for i in range(out.size):
-            reservoir_shrink(&other.item[i])
+            reservoir_cut(&other.item[i], other.item[i].keep)
             for j in range(other.item[i].count):
                 reservoir_push(&out.item[i], entry_score(other.item[i].entries[j]),
                                <uint32_t>other.item[i].entries[j])
@@ -132,7 +132,7 @@ def uncertain(Reservoirs reservoirs, Py_ssize_t k, Py_ssize_t n_points, const do
     cdef Py_ssize_t i
     for i in range(reservoirs.size):
         item = &reservoirs.item[i]
-        reservoir_shrink(item)
+        reservoir_cut(item, item.keep)
         if item.tau == INFINITY or item.count >= n_points:
             view[i] = item.count < n_points
         elif item.count < k:

@@ -102,7 +102,7 @@ class ExactSearch:
         size = block_rows(keep)
         n_lists = work.num_threads if -(-nq // size) < 2 * work.num_threads else 1
         size = block_rows(keep, n_lists)
-        unit = 2.0**-24 * (8 + 2 * math.sqrt(points.width))
+        rounding = 2.0**-24 * (8 + 2 * math.sqrt(points.width))
         metric, unit = METRICS.index(self.metric), self.unit(q_absmax)
         doubtful: list[np.ndarray] = []
 
@@ -124,7 +124,7 @@ class ExactSearch:
             inner.run(scan, range(len(shares)))
             merged = lists[0] if len(lists) == 1 else _exact.merge(lists)
             norms = np.sqrt(np.einsum("ij,ij->i", tile, tile, dtype=np.float64))
-            error = unit * (norms * math.sqrt(longest.max()) + longest.max())
+            error = rounding * (norms * math.sqrt(longest.max()) + longest.max())
             doubt = _exact.uncertain(merged, wanted, n_allowed, error)
             rescore(
                 self.X, Q[first:last], merged, 1, None,

@@ -32,9 +32,10 @@ cdef extern from "csrc/kernels.h" nogil:
         double (*distance2)(const float *a, const float *b, Py_ssize_t dim) noexcept nogil
         double (*dot)(const float *a, const float *b, Py_ssize_t dim) noexcept nogil
 
-    void reservoir_shrink "dci_reservoir_shrink"(Reservoir *reservoir)
+    void reservoir_cut "dci_reservoir_cut"(Reservoir *reservoir, int32_t most)
     void reservoir_push "dci_reservoir_push"(Reservoir *reservoir, float score, uint32_t position)
-    void select_keys "dci_select"(uint64_t *keys, Py_ssize_t n, Py_ssize_t count)
+    Py_ssize_t select_keys "dci_select"(uint64_t *keys, Py_ssize_t n, Py_ssize_t low,
+                                        Py_ssize_t high)
     void sort_keys "dci_sort"(uint64_t *keys, Py_ssize_t n)
     uint64_t entry "dci_entry"(float score, uint32_t position)
     float entry_score "dci_entry_score"(uint64_t entry)
@@ -48,4 +49,3 @@ cdef class Reservoirs:
     cdef Reservoir *item
     cdef uint64_t *storage
     cdef readonly Py_ssize_t size
-    cdef void reset(self, Py_ssize_t start, Py_ssize_t stop) noexcept nogil

@@ -86,7 +86,6 @@ cdef class Reservoirs:
         # Twice as many as are kept: a shrink of 2 c entries costs O(c) and makes room for c.
         cdef Py_ssize_t capacity = 2 * keep + 32
         cdef Py_ssize_t i
-        self.size = size
         self.item = <Reservoir *>malloc(max(size, 1) * sizeof(Reservoir))
         self.storage = <uint64_t *>malloc(max(size, 1) * capacity * sizeof(uint64_t))
         if self.item == NULL or self.storage == NULL:
@@ -95,11 +94,13 @@ cdef class Reservoirs:
             self.item[i].entries = self.storage + i * capacity
             self.item[i].keep = <int32_t>keep
             self.item[i].capacity = <int32_t>capacity
-        self.reset(0, size)
+        self.clear(size)
 
-    cdef void reset(self, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    def clear(self, Py_ssize_t size):
+        """Empty the first `size`; from here on `size` counts only these."""
         cdef Py_ssize_t i
-        for i in range(start, stop):
+        self.size = size
+        for i in range(size):
             self.item[i].count = 0
             self.item[i].tau = INFINITY
 

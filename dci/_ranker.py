@@ -181,18 +181,22 @@ class Ranker:
             allowed = (allowed[ids] & (ids >= 0)).view(np.uint8)
         keep = min(candidates, len(X))
 
+        size = min(block_rows(keep, n_composite), max(1, -(-len(Q) // work.num_threads)))
+        spare: list[Reservoirs] = []  # used again and again: new memory is paid for page by page
+
         def answer(block: tuple[int, int]) -> None:
             start, stop = block
-            reservoirs = self.rank(rows, start, stop, visits, keep, allowed)
+            reservoirs = spare.pop() if spare else Reservoirs(n_composite * size, keep)
+            self.rank(rows, start, stop, visits, reservoirs, allowed)
             work.tick()
             rescore(
                 X, Q[start:stop], reservoirs, n_composite, self.cells.arrays[2],
                 None if exclude is None else exclude[start:stop],
                 metric, unit, distances[start:stop], indices[start:stop],
             )  # fmt: skip
+            spare.append(reservoirs)
             work.tick(stop - start)
 
-        size = min(block_rows(keep, n_composite), max(1, -(-len(Q) // work.num_threads)))
         work.run(answer, blocks(len(Q), size))
         return distances, indices
 
@@ -202,17 +206,17 @@ class Ranker:
         start: int,
         stop: int,
         visits: int,
-        keep: int,
+        reservoirs: Reservoirs,
         allowed: np.ndarray | None = None,
-    ) -> Reservoirs:
-        """Candidates of queries start:stop as positions in the cells."""
+    ) -> None:
+        """Candidates of queries start:stop, as positions in the cells, into L * (stop - start)
+        reservoirs."""
         use_max = self.plan.ranking == "max"
         coordinates = self.project_queries(rows, start, stop)
         if not use_max:
             coordinates *= np.float32(-2.0)
-        reservoirs = Reservoirs(self.plan.n_composite * (stop - start), keep)
+        reservoirs.clear(self.plan.n_composite * (stop - start))
         _cells.search(self.cells, coordinates, visits, use_max, reservoirs, allowed)
-        return reservoirs
 
     def candidates(self, rows: Rows, i: int, visits: int, keep: int, limited: bool) -> list[np.ndarray]:
         """Candidates of one query by composite index, ids in the order of their ranks.
@@ -222,7 +226,9 @@ class Ranker:
         """
         ids = self.cells.arrays[2]
         if not limited:
-            places = _cells.positions(self.rank(rows, i, i + 1, visits, keep), keep)
+            reservoirs = Reservoirs(self.plan.n_composite, keep)
+            self.rank(rows, i, i + 1, visits, reservoirs)
+            places = _cells.positions(reservoirs, keep)
             return [ids[row[row >= 0]] for row in places]
         m = self.plan.n_simple
         query = self.project_queries(rows, i, i + 1)[0]

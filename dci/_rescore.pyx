@@ -73,7 +73,7 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
             for l in range(n_lists):
                 reservoir = &reservoirs.item[l * n_queries + i]
                 if reservoir.count > reservoir.keep:
-                    select_keys(reservoir.entries, reservoir.count, reservoir.keep)
+                    select_keys(reservoir.entries, reservoir.count, reservoir.keep, reservoir.keep)
                 for j in range(min(reservoir.count, reservoir.keep)):
                     keys[total] = <uint32_t>reservoir.entries[j]
                     total += 1
@@ -104,7 +104,7 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
                 keys[kept] = entry(value, <uint32_t>keys[j])
                 kept += 1
             last = min(k, kept)
-            select_keys(keys, kept, last)
+            select_keys(keys, kept, last, last)
             sort_keys(keys, last)
             for j in range(k):
                 if j < last:

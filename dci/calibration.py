@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _cells
+from ._kernels import Reservoirs
 from ._ranker import Ranker
+from ._rows import multiply
 from ._threads import Work, blocks
 from ._types import FloatArray, IdArray
 
@@ -133,7 +135,8 @@ def calibrate(
         coordinates = ranker.project_queries(rows, start, stop)
         needed[start:stop] = _visits_needed(ranker, coordinates, truth_positions[start:stop])
         work.tick()
-        reservoirs = ranker.rank(rows, start, stop, visits, candidates)
+        reservoirs = Reservoirs(n_composite * (stop - start), candidates)
+        ranker.rank(rows, start, stop, visits, reservoirs)
         places = _cells.positions(reservoirs, candidates)
         rank_of = np.full(len(ids) + 1, _NOT_FOUND)
         for row in range(stop - start):
@@ -159,8 +162,8 @@ def _visits_needed(ranker: Ranker, coordinates: FloatArray, positions: np.ndarra
     _, _, _, first_panel, sizes, centers, center_bias, n_centers = ranker.cells.arrays
     cell = np.searchsorted(first_panel, positions // 16, side="right") - 1
     flat = centers.transpose(0, 2, 1).reshape(-1, centers.shape[1])[:n_centers]
-    scores = center_bias[:n_centers] - 2.0 * coordinates[:, : centers.shape[1]] @ flat.T
-    order = np.argsort(scores, axis=1, kind="stable")
+    scores = center_bias[:n_centers] - 2.0 * multiply(coordinates[:, : centers.shape[1]], flat.T)
+    order = np.argsort(scores, axis=1)
     always = int(sizes[n_centers:].sum())
     before = always + np.cumsum(sizes[:n_centers][order], axis=1) - sizes[:n_centers][order]
     needed = np.zeros((len(order), len(sizes)), np.int64)

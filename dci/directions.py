@@ -6,6 +6,7 @@ projected query are compared in M coordinates.  All but `product_directions` use
 
 import numpy as np
 
+from ._rows import multiply
 from ._types import FloatArray
 
 _OVERSAMPLING = 8
@@ -36,26 +37,24 @@ def principal_directions(sample: FloatArray, count: int, rng: np.random.Generato
     width = sample.shape[1]
     size = min(width, count + _OVERSAMPLING)
     if 2 * size >= width:
-        return np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :count].astype(np.float32)
+        gram = multiply(sample.T, sample)
+        return np.linalg.eigh(gram)[1][:, ::-1][:, :count]
+    transposed = np.ascontiguousarray(sample.T)
     basis = orthonormal(rng.standard_normal((width, size)).astype(np.float32))
     for _ in range(_ROUNDS):
-        basis = orthonormal(sample.T @ (sample @ basis))
-    image = sample @ basis
-    vectors = np.linalg.eigh(image.T @ image)[1][:, ::-1]
-    return basis @ vectors[:, :count]
+        basis = orthonormal(multiply(transposed, multiply(sample, basis)))
+    image = multiply(sample, basis)
+    vectors = np.linalg.eigh(multiply(image.T, image))[1][:, ::-1]
+    return multiply(basis, vectors[:, :count])
 
 
 def orthonormal(columns: FloatArray) -> FloatArray:
-    """Orthonormal columns of the same span, from the Gram matrix (a tenth of the time of QR).
-
-    Where the rank is too low for that, by QR.
-    """
+    """Orthonormal columns of the same span: by the Gram matrix, by QR where its rank is too low."""
     scaled = columns / max(float(np.abs(columns).max(initial=0.0)), np.finfo(np.float32).tiny)
-    gram = scaled.T.astype(np.float64) @ scaled
-    values, vectors = np.linalg.eigh(gram)
-    if values[0] < 1e-9 * values[-1] or values[-1] == 0.0:
+    values, vectors = np.linalg.eigh(multiply(scaled.T, scaled))
+    if values[0] < 1e-4 * values[-1] or values[-1] == 0.0:
         return np.linalg.qr(scaled)[0]
-    return (scaled @ (vectors / np.sqrt(values))).astype(np.float32)
+    return multiply(scaled, vectors / np.sqrt(values))
 
 
 def difference_directions(points: FloatArray, queries: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:

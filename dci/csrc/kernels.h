@@ -22,7 +22,7 @@
 #define DCI_LANES 16
 
 /* The best `keep` of a stream of (score, position) pairs, by score and then by position.
- * Entries collect unsorted up to `capacity` (> keep), then the worst are dropped; `tau` is the
+ * Entries collect unsorted up to `capacity` (> 1.25 keep), then the worst are dropped; `tau` is the
  * score that a new entry has to beat.  Each entry is one integer that sorts as its pair does. */
 typedef struct {
     uint64_t *entries;
@@ -52,12 +52,12 @@ static inline float dci_entry_score(uint64_t entry) {
     return dci_ordered_to_float((uint32_t)(entry >> 32));
 }
 
-/* Drop all but the best `keep`; the threshold becomes the worst of them. */
-static inline void dci_reservoir_shrink(dci_reservoir *reservoir) {
+/* Drop all but the best m, keep <= m <= most; the threshold becomes the worst of them. */
+static inline void dci_reservoir_cut(dci_reservoir *reservoir, int32_t most) {
     uint64_t worst = 0;
-    dci_select(reservoir->entries, reservoir->count, reservoir->keep);
-    if (reservoir->count > reservoir->keep) reservoir->count = reservoir->keep;
     if (reservoir->count < reservoir->keep) return;
+    if (most > reservoir->count) most = reservoir->count;
+    reservoir->count = (int32_t)dci_select(reservoir->entries, reservoir->count, reservoir->keep, most);
     for (int32_t i = 0; i < reservoir->count; i++)
         if (reservoir->entries[i] > worst) worst = reservoir->entries[i];
     reservoir->tau = dci_entry_score(worst);
@@ -66,7 +66,8 @@ static inline void dci_reservoir_shrink(dci_reservoir *reservoir) {
 static inline void dci_reservoir_push(dci_reservoir *reservoir, float score, uint32_t position) {
     if (!(score < reservoir->tau)) return;
     reservoir->entries[reservoir->count++] = dci_entry(score, position);
-    if (reservoir->count == reservoir->capacity) dci_reservoir_shrink(reservoir);
+    if (reservoir->count == reservoir->capacity)
+        dci_reservoir_cut(reservoir, reservoir->keep + reservoir->keep / 4);
 }
 
 typedef struct {
