@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import _cells
+from . import _cells, _search
 from ._cells import Cells
 from ._embedding import Embedding
 from ._exact_search import block_rows, power_of_two
@@ -216,7 +216,7 @@ class Ranker:
         if not use_max:
             coordinates *= np.float32(-2.0)
         reservoirs.clear(self.plan.n_composite * (stop - start))
-        _cells.search(self.cells, coordinates, visits, use_max, reservoirs, allowed)
+        _search.search(self.cells, coordinates, visits, use_max, reservoirs, allowed)
 
     def candidates(self, rows: Rows, i: int, visits: int, keep: int, limited: bool) -> list[np.ndarray]:
         """Candidates of one query by composite index, ids in the order of their ranks.
@@ -228,7 +228,7 @@ class Ranker:
         if not limited:
             reservoirs = Reservoirs(self.plan.n_composite, keep)
             self.rank(rows, i, i + 1, visits, reservoirs)
-            places = _cells.positions(reservoirs, keep)
+            places = _search.positions(reservoirs, keep)
             return [ids[row[row >= 0]] for row in places]
         m = self.plan.n_simple
         query = self.project_queries(rows, i, i + 1)[0]

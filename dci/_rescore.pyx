@@ -11,8 +11,8 @@ cdef enum:
     L2 = 0
     IP = 1
     COSINE = 2
-    AHEAD = 4        # candidates between a prefetch and its use
-    MAX_LINES = 16   # cache lines fetched ahead; the processor goes on from there by itself
+    MAX_LINES = 16   # cache lines of a candidate fetched ahead; from there the processor goes on
+    IN_FLIGHT = 64   # cache lines fetched ahead in all
 
 cdef extern from *:
     void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
@@ -57,6 +57,7 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
     """
     cdef Py_ssize_t n_queries = Q.shape[0], k = distances.shape[1], dim = X.shape[1]
     cdef Py_ssize_t lines = min(<Py_ssize_t>MAX_LINES, (dim * 4 + 63) // 64)
+    cdef Py_ssize_t ahead = IN_FLIGHT // lines
     cdef Py_ssize_t i, j, l, line, total, last, kept
     cdef double norm2 = 0
     cdef float value
@@ -90,14 +91,14 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
                     keys[j] = <uint64_t>ids[keys[j]]
             if metric == COSINE:
                 norm2 = table().dot(&Q[i, 0], &Q[i, 0], dim)
-            for j in range(min(<Py_ssize_t>AHEAD, total)):
+            for j in range(min(ahead, total)):
                 for line in range(lines):
                     prefetch(&X[keys[j], 0] + line * 16)
             kept = 0
             for j in range(total):
-                if j + AHEAD < total:
+                if j + ahead < total:
                     for line in range(lines):
-                        prefetch(&X[keys[j + AHEAD], 0] + line * 16)
+                        prefetch(&X[keys[j + ahead], 0] + line * 16)
                 if exclude is not None and <int64_t>keys[j] == exclude[i]:
                     continue
                 value = distance(&X[keys[j], 0], &Q[i, 0], dim, metric, norm2, unit)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import _cells
+from . import _search
 from ._kernels import Reservoirs
 from ._ranker import Ranker
 from ._rows import multiply
@@ -137,7 +137,7 @@ def calibrate(
         work.tick()
         reservoirs = Reservoirs(n_composite * (stop - start), candidates)
         ranker.rank(rows, start, stop, visits, reservoirs)
-        places = _cells.positions(reservoirs, candidates)
+        places = _search.positions(reservoirs, candidates)
         rank_of = np.full(len(ids) + 1, _NOT_FOUND)
         for row in range(stop - start):
             for composite in range(n_composite):

@@ -18,6 +18,7 @@ typedef float vhalf __attribute__((vector_size(WIDTH * 2), aligned(4), may_alias
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
 #define VECTORS (DCI_LANES / WIDTH)
+#define ROW_BLOCK_BYTES (24 * 1024)
 
 INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
 INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
@@ -64,9 +65,12 @@ INLINE void tile_max(const float *const *rows, int n_rows, ptrdiff_t dim, const 
 typedef void tile_function(const float *const *, int, ptrdiff_t, const float *, const float *, int,
                            vfloat[ROWS][PANELS * VECTORS]);
 
+/* Push the scores of the first n_pushed of the tile's rows. */
 INLINE void push_tile(vfloat acc[ROWS][PANELS * VECTORS], dci_reservoir *const *reservoirs,
-                      int n_rows, int n_panels, uint32_t position, const uint8_t *allowed) {
+                      int n_rows, int n_pushed, int n_panels, uint32_t position,
+                      const uint8_t *allowed) {
     UNROLL for (int r = 0; r < n_rows; r++) {
+        if (r >= n_pushed) return;
         UNROLL for (int v = 0; v < n_panels * VECTORS; v++) {
             uint32_t mask = below_mask(acc[r][v], reservoirs[r]->tau);
             if (__builtin_expect(mask == 0, 1)) continue;
@@ -82,31 +86,41 @@ INLINE void push_tile(vfloat acc[ROWS][PANELS * VECTORS], dci_reservoir *const *
     }
 }
 
-INLINE void scan_rows(tile_function *tile, const float *const *rows, dci_reservoir *const *reservoirs,
-                      int n_rows, ptrdiff_t dim, const float *panels, const float *bias,
-                      ptrdiff_t n_panels, uint32_t position, const uint8_t *allowed) {
+/* Any number of rows against one or PANELS panels. */
+INLINE void scan_panels(tile_function *tile, const float *const *rows,
+                        dci_reservoir *const *reservoirs, ptrdiff_t n_rows, ptrdiff_t dim,
+                        const float *panels, const float *bias, int n_panels, uint32_t position,
+                        const uint8_t *allowed) {
     vfloat acc[ROWS][PANELS * VECTORS];
-    ptrdiff_t p = 0;
-    for (; p + PANELS <= n_panels; p += PANELS) {
-        tile(rows, n_rows, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, PANELS, acc);
-        push_tile(acc, reservoirs, n_rows, PANELS, position + (uint32_t)p * DCI_LANES, allowed);
+    ptrdiff_t i = 0;
+    for (; i + 1 < n_rows; i += ROWS) {
+        const float *group[ROWS]; /* a short group is filled with its last row */
+        int count = n_rows - i < ROWS ? (int)(n_rows - i) : ROWS;
+        for (int r = 0; r < ROWS; r++) group[r] = rows[i + (r < count ? r : count - 1)];
+        tile(group, ROWS, dim, panels, bias, n_panels, acc);
+        push_tile(acc, reservoirs + i, ROWS, count, n_panels, position, allowed);
     }
-    for (; p < n_panels; p++) {
-        tile(rows, n_rows, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, 1, acc);
-        push_tile(acc, reservoirs, n_rows, 1, position + (uint32_t)p * DCI_LANES, allowed);
+    if (i < n_rows) {
+        tile(rows + i, 1, dim, panels, bias, n_panels, acc);
+        push_tile(acc, reservoirs + i, 1, 1, n_panels, position, allowed);
     }
 }
 
+/* A block of rows stays in the first-level cache while the panels pass by. */
 INLINE void scan(tile_function *tile, const float *const *rows, dci_reservoir *const *reservoirs,
                  ptrdiff_t n_rows, ptrdiff_t dim, const float *panels, const float *bias,
                  ptrdiff_t n_panels, uint32_t position, const uint8_t *allowed) {
-    ptrdiff_t i = 0;
-    for (; i + ROWS <= n_rows; i += ROWS)
-        scan_rows(tile, rows + i, reservoirs + i, ROWS, dim, panels, bias, n_panels, position, allowed);
-    for (; i + ROWS / 2 <= n_rows; i += ROWS / 2)
-        scan_rows(tile, rows + i, reservoirs + i, ROWS / 2, dim, panels, bias, n_panels, position, allowed);
-    for (; i < n_rows; i++)
-        scan_rows(tile, rows + i, reservoirs + i, 1, dim, panels, bias, n_panels, position, allowed);
+    ptrdiff_t block = ROW_BLOCK_BYTES / 4 / dim / ROWS * ROWS;
+    if (block < ROWS) block = ROWS;
+    for (ptrdiff_t i = 0; i < n_rows; i += block) {
+        ptrdiff_t count = n_rows - i < block ? n_rows - i : block, p = 0;
+        for (; p + PANELS <= n_panels; p += PANELS)
+            scan_panels(tile, rows + i, reservoirs + i, count, dim, panels + p * dim * DCI_LANES,
+                        bias + p * DCI_LANES, PANELS, position + (uint32_t)p * DCI_LANES, allowed);
+        for (; p < n_panels; p++)
+            scan_panels(tile, rows + i, reservoirs + i, count, dim, panels + p * dim * DCI_LANES,
+                        bias + p * DCI_LANES, 1, position + (uint32_t)p * DCI_LANES, allowed);
+    }
 }
 
 static void scan_sum(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dci import _cells, _exact, _kernels, _rescore, _rows
+from dci import _cells, _exact, _kernels, _rescore, _rows, _search
 from dci._ranker import center_panels
 
 DIMS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 100)
@@ -62,7 +62,7 @@ def test_scan_keeps_the_best_scores(dim):
         reservoirs = _kernels.Reservoirs(n_queries, keep)
         _exact.scan(_rows.Rows(data), 0, n, -2 * queries, reservoirs, True)
         scores = np.square(data).sum(1) - 2 * queries @ data.T
-        found = _cells.positions(reservoirs, keep)
+        found = _search.positions(reservoirs, keep)
         expected = np.sort(scores, axis=1)[:, :keep]
         np.testing.assert_allclose(np.take_along_axis(scores, found, axis=1), expected, rtol=1e-4, atol=1e-4)
 
@@ -73,7 +73,7 @@ def test_scan_in_parts_is_the_same_as_at_once_to_the_bit():
     _exact.scan(_rows.Rows(data), 0, 1000, queries, whole, False)
     for start, stop in ((0, 1), (1, 334), (334, 335), (335, 1000)):
         _exact.scan(_rows.Rows(data), start, stop, queries, parts, False)
-    np.testing.assert_array_equal(_cells.positions(whole, 30), _cells.positions(parts, 30))
+    np.testing.assert_array_equal(_search.positions(whole, 30), _search.positions(parts, 30))
 
 
 def test_scan_skips_what_is_not_allowed():
@@ -82,14 +82,14 @@ def test_scan_skips_what_is_not_allowed():
     allowed[[3, 44]] = 1
     reservoirs = _kernels.Reservoirs(1, 10)
     _exact.scan(_rows.Rows(data), 0, 50, normal(1, 4, seed=1), reservoirs, True, allowed)
-    assert sorted(_cells.positions(reservoirs, 2)[0]) == [3, 44]
+    assert sorted(_search.positions(reservoirs, 2)[0]) == [3, 44]
 
 
 def test_equal_scores_keep_the_lowest_positions():
     reservoirs = _kernels.Reservoirs(2, 7)
     _exact.scan(_rows.Rows(np.ones((500, 3), np.float32)), 0, 500,
                 np.ones((2, 3), np.float32), reservoirs, True)  # fmt: skip
-    np.testing.assert_array_equal(_cells.positions(reservoirs, 7), [list(range(7))] * 2)
+    np.testing.assert_array_equal(_search.positions(reservoirs, 7), [list(range(7))] * 2)
 
 
 @pytest.mark.parametrize("n_centers", (1, 2, 7, 8, 15, 16, 17, 40, 129))
@@ -118,9 +118,9 @@ def test_ranking_by_max(m):
         np.array([n], np.int32), *center_panels(np.empty((0, m), np.float32)), 0,
     )  # fmt: skip
     reservoirs = _kernels.Reservoirs(n_queries, 9)
-    _cells.search(cells, queries, n, True, reservoirs)
+    _search.search(cells, queries, n, True, reservoirs)
     gaps = np.abs(points - queries[:, None]).max(2)
-    found = _cells.positions(reservoirs, 9)
+    found = _search.positions(reservoirs, 9)
     np.testing.assert_allclose(np.take_along_axis(gaps, found, axis=1), np.sort(gaps, axis=1)[:, :9])
 
 
