@@ -18,8 +18,8 @@ from .params import Params
 _HELD_OUT = 256  # queries whose true neighbours calibrate the budgets
 _MAX_K = 64  # neighbours of each that the first calibration knows
 _SAMPLE = 2048  # rows that directions are fitted to
-_PILOT_QUERIES = 128
-_PILOT_POINTS = 2048
+_PILOT_QUERIES = 96
+_PILOT_POINTS = 1536
 _PILOT_K = 10
 _PILOT_SIMPLE = (8, 12, 16, 24, 32, 48)
 _PILOT_QUERY_COUNT = 10_000  # over so many queries the pilot spreads the cost of building

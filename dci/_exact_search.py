@@ -8,10 +8,12 @@ from . import _exact
 from ._kernels import Reservoirs
 from ._rescore import METRICS, rescore
 from ._rows import Rows, inverse_norms, prepared
-from ._threads import Work, blocks
+from ._threads import Work, blocks, even_blocks
 
 _FEW = 3  # queries that are answered faster one by one than in a tile
 _RESERVOIR_BYTES = 64 << 20  # of all reservoirs of one block of queries
+_ROW_BYTES = 2 << 20  # of the coordinates of one block of queries
+_SHARED = 512  # queries a thread from which threads share the queries instead of the points
 _STEP = 1_000_000_000  # products between two looks at Ctrl-C
 
 
@@ -28,9 +30,11 @@ def sample_mean(rows: Rows, size: int = 2048) -> np.ndarray:
     return prepared(rows, ids).mean(0, dtype=np.float64).astype(np.float32)
 
 
-def block_rows(keep: int, n_lists: int = 1) -> int:
-    """Queries in a block so that its reservoirs stay within their share of memory."""
-    return max(1, min(1024, _RESERVOIR_BYTES // (16 * keep * n_lists + 256)))
+def block_rows(keep: int, width: int, n_lists: int = 1) -> int:
+    """Queries in a block: many, so that points are read seldom; few enough for their reservoirs
+    to fit their share of memory and their rows a cache."""
+    fitting = min(_RESERVOIR_BYTES // (16 * keep * n_lists + 256), _ROW_BYTES // (4 * width))
+    return max(1, min(4096, fitting))
 
 
 class ExactSearch:
@@ -99,9 +103,8 @@ class ExactSearch:
         n, nq = len(self.X), len(Q)
         points, queries, factor = self._rows(Q, q_absmax)
         n_allowed = n if allowed is None else int(np.count_nonzero(allowed))
-        size = block_rows(keep)
-        n_lists = work.num_threads if -(-nq // size) < 2 * work.num_threads else 1
-        size = block_rows(keep, n_lists)
+        n_lists = work.num_threads if nq < _SHARED * work.num_threads else 1
+        size = block_rows(keep, points.width, n_lists)
         rounding = 2.0**-24 * (8 + 2 * math.sqrt(points.width))
         metric, unit = METRICS.index(self.metric), self.unit(q_absmax)
         doubtful: list[np.ndarray] = []
@@ -136,7 +139,7 @@ class ExactSearch:
 
         # Threads share the queries where there are many, else the points.
         inner = work if n_lists > 1 else Work(1)
-        (Work(1) if n_lists > 1 else work).run(answer, blocks(nq, size))
+        (Work(1) if n_lists > 1 else work).run(answer, even_blocks(nq, size, work.num_threads))
         return np.sort(np.concatenate(doubtful))
 
     def _direct(self, Q, q_absmax, i, keep, work, allowed, exclude, distances, indices):  # type: ignore[no-untyped-def]

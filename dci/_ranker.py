@@ -11,13 +11,14 @@ from ._exact_search import block_rows, power_of_two
 from ._kernels import Reservoirs
 from ._rescore import METRICS, rescore
 from ._rows import Rows, pack, panels_of, prepared, project
-from ._threads import Work, blocks
+from ._threads import Work, blocks, even_blocks
 from ._types import FloatArray, IdArray
 
 LANES = 16
 _BLOCK = 4096  # points that are projected together
-_KMEANS_ROUNDS = 4
-_SAMPLE_PER_CELL = 32
+_BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second
+_KMEANS_ROUNDS = 3
+_SAMPLE_PER_CELL = 16
 _STRAY = 6.0  # times the mean squared distance to the own centre
 _MAX_STRAYS = 0.01  # of all points
 
@@ -57,7 +58,7 @@ class Ranker:
         self._point_panels = panels_of(plan.for_points.T)
         self._query_panels = panels_of(plan.for_queries.T)
         self._no_bias = np.zeros(self._point_panels.shape[0] * LANES, np.float32)
-        centers = self._choose_centers(rng)
+        centers = self._choose_centers(rng, work)
         cell_of, gap = self._assign(centers, work)
         self.cells = self._fill(cell_of, gap, centers, work)
 
@@ -74,7 +75,7 @@ class Ranker:
         project(rows, ids, panels, self._no_bias, out)
         return out
 
-    def _choose_centers(self, rng: np.random.Generator) -> FloatArray:
+    def _choose_centers(self, rng: np.random.Generator, work: Work) -> FloatArray:
         """Centres by a few rounds of k-means on a sample, in the projection, (n_cells, M)."""
         n, n_cells = self.embedding.points.size, self.plan.n_cells
         size = min(n, _SAMPLE_PER_CELL * n_cells)
@@ -87,7 +88,13 @@ class Ranker:
         nearest = np.empty(size, np.int32)
         gap = np.empty(size, np.float32)
         for _ in range(_KMEANS_ROUNDS):
-            _cells.nearest(sample, *center_panels(centers), nearest, gap)
+            panels, bias = center_panels(centers)
+
+            def assign(block: tuple[int, int], panels: FloatArray = panels, bias: FloatArray = bias) -> None:
+                part = slice(*block)
+                _cells.nearest(sample[part], panels, bias, nearest[part], gap[part])
+
+            work.run(assign, even_blocks(size, _BLOCK, work.num_threads))
             order = np.argsort(nearest, kind="stable")
             counts = np.bincount(nearest, minlength=n_cells)
             filled = np.flatnonzero(counts)
@@ -181,7 +188,10 @@ class Ranker:
             allowed = (allowed[ids] & (ids >= 0)).view(np.uint8)
         keep = min(candidates, len(X))
 
-        size = min(block_rows(keep, n_composite), max(1, -(-len(Q) // work.num_threads)))
+        width = n_composite * self.plan.n_simple
+        most = block_rows(keep, width, n_composite)
+        parts = even_blocks(len(Q), min(most, _BLOCK_PRODUCTS // (visits * width) + 1), work.num_threads)
+        size = max((stop - start for start, stop in parts), default=0)
         spare: list[Reservoirs] = []  # used again and again: new memory is paid for page by page
 
         def answer(block: tuple[int, int]) -> None:
@@ -197,7 +207,7 @@ class Ranker:
             spare.append(reservoirs)
             work.tick(stop - start)
 
-        work.run(answer, blocks(len(Q), size))
+        work.run(answer, parts)
         return distances, indices
 
     def rank(

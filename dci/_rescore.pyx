@@ -56,7 +56,7 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
     distances, indices : (b, k), written; -1 and infinity where there are fewer than k candidates.
     """
     cdef Py_ssize_t n_queries = Q.shape[0], k = distances.shape[1], dim = X.shape[1]
-    cdef Py_ssize_t lines = min(<Py_ssize_t>MAX_LINES, (dim * 4 + 63) // 64)
+    cdef Py_ssize_t lines = max(<Py_ssize_t>1, min(<Py_ssize_t>MAX_LINES, (dim * 4 + 63) // 64))
     cdef Py_ssize_t ahead = IN_FLIGHT // lines
     cdef Py_ssize_t i, j, l, line, total, last, kept
     cdef double norm2 = 0

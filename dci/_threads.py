@@ -94,3 +94,9 @@ class Work:
 def blocks(total: int, size: int) -> list[tuple[int, int]]:
     """(start, stop) of consecutive blocks of at most `size`."""
     return [(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def even_blocks(total: int, most: int, n_threads: int) -> list[tuple[int, int]]:
+    """Blocks of at most `most`, about equal, so many that every thread has the same number."""
+    rounds = -(-total // max(1, most * n_threads))
+    return blocks(total, max(1, -(-total // max(1, rounds * n_threads))))

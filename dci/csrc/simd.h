@@ -4,6 +4,8 @@
  *   WIDTH       floats in a register
  *   ROWS        rows of a full tile, PANELS panels of a full tile
  *   below_mask(scores, tau)   bit i set where scores[i] < tau
+ *   any_lane(truth)           whether any lane of a comparison is true
+ *   minimum(a, b)             lane by lane
  *   KERNELS     name of the table, ISA its public name
  * A tile keeps ROWS x PANELS x (DCI_LANES / WIDTH) accumulators in registers over the whole of dim;
  * that, two loads and a broadcast have to fit the register file.
@@ -164,21 +166,16 @@ static void affine(const float *const *rows, ptrdiff_t n_rows, ptrdiff_t dim, co
 
 static ptrdiff_t argmin(const float *values, ptrdiff_t n) {
     ptrdiff_t best = 0, i = 0;
-    if (n >= WIDTH) {
-        vfloat least = load(values);
-        for (i = WIDTH; i + WIDTH <= n; i += WIDTH) {
-            vfloat next = load(values + i);
-            vint smaller = next < least;
-            least = (vfloat)(((vint)next & smaller) | ((vint)least & ~smaller));
-        }
-        float smallest = least[0];
+    if (n >= 2 * WIDTH) {
+        vfloat least[2] = {load(values), load(values + WIDTH)};
+        for (i = 2 * WIDTH; i + 2 * WIDTH <= n; i += 2 * WIDTH)
+            UNROLL for (int h = 0; h < 2; h++) least[h] = minimum(load(values + i + h * WIDTH), least[h]);
+        least[0] = minimum(least[0], least[1]);
+        float smallest = least[0][0];
         for (int lane = 1; lane < WIDTH; lane++)
-            if (least[lane] < smallest) smallest = least[lane];
-        for (best = 0; best + WIDTH < i; best += WIDTH) {
-            vint equal = load(values + best) == smallest;
-            if (any_lane(equal)) break;
-        }
-        while (best + 1 < i && values[best] != smallest) best++;
+            if (least[0][lane] < smallest) smallest = least[0][lane];
+        while (!any_lane(load(values + best) == smallest)) best += WIDTH;
+        while (values[best] != smallest) best++;
     }
     for (; i < n; i++)
         if (values[i] < values[best]) best = i;
@@ -186,7 +183,16 @@ static ptrdiff_t argmin(const float *values, ptrdiff_t n) {
 }
 
 static void prepare(const float *row, ptrdiff_t dim, float scale, const float *center, float *out) {
-    for (ptrdiff_t k = 0; k < dim; k++) out[k] = row[k] * scale - center[k];
+    ptrdiff_t k = 0;
+    if (dim >= WIDTH) {
+        for (; k + WIDTH <= dim; k += WIDTH) store(out + k, load(row + k) * scale - load(center + k));
+        if (k < dim) { /* the last register overlaps the one before */
+            k = dim - WIDTH;
+            store(out + k, load(row + k) * scale - load(center + k));
+        }
+        return;
+    }
+    for (; k < dim; k++) out[k] = row[k] * scale - center[k];
 }
 
 static float norm2(const float *row, ptrdiff_t dim) {
