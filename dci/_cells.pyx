@@ -2,7 +2,7 @@
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
-from ._kernels cimport LANES, Kernels, table
+from ._kernels cimport LANES, table
 
 cdef enum:
     GROUP = 8
@@ -21,32 +21,122 @@ def nearest(const float[:, ::1] coordinates, const float[:, :, ::1] centers,
     out : (b,) int32, written
     gap : (b,) float32, written
     """
-    cdef Py_ssize_t n = coordinates.shape[0], dim = centers.shape[1]
-    cdef Py_ssize_t group, i, j, k, count
+    cdef Py_ssize_t n = coordinates.shape[0], dim = centers.shape[1], i
     cdef Py_ssize_t n_scores = centers.shape[0] * LANES
-    cdef const Kernels *kernels = table()
-    cdef float *scratch = <float *>malloc(GROUP * (dim + n_scores) * sizeof(float))
-    cdef float *scores = scratch + GROUP * dim
-    cdef const float *rows[GROUP]
-    if scratch == NULL:
-        raise MemoryError("scores of cells")
-    with nogil:
-        for j in range(GROUP):
-            rows[j] = scratch + j * dim
-        for group in range((n + GROUP - 1) // GROUP):
-            i = group * GROUP
-            count = min(<Py_ssize_t>GROUP, n - i)
-            for j in range(count):
-                for k in range(dim):
-                    scratch[j * dim + k] = -2 * coordinates[i + j, k]
-            kernels.affine(rows, count, dim, &centers[0, 0, 0], &bias[0], centers.shape[0],
-                           scores, n_scores)
-            for j in range(count):
-                k = kernels.argmin(scores + j * n_scores, n_scores)
-                out[i + j] = <int32_t>k
-                gap[i + j] = max(<float>0, scores[j * n_scores + k]
-                                 + kernels.norm2(&coordinates[i + j, 0], dim))
-    free(scratch)
+    cdef float *scaled = minus_twice(coordinates, dim)
+    cdef float *scores = <float *>malloc(GROUP * n_scores * sizeof(float))
+    cdef const float **rows = <const float **>malloc((n + 1) * sizeof(float *))
+    cdef int32_t *places = <int32_t *>malloc((n + 1) * sizeof(int32_t))
+    try:
+        if not (scaled and scores and rows and places):
+            raise MemoryError("scores of cells")
+        with nogil:
+            for i in range(n):
+                rows[i] = scaled + i * dim
+                places[i] = <int32_t>i
+            nearest_of(rows, places, n, dim, &centers[0, 0, 0], &bias[0], centers.shape[0], scores,
+                       &out[0], &gap[0])
+            add_norms(coordinates, dim, gap)
+    finally:
+        free(scaled)
+        free(scores)
+        free(rows)
+        free(places)
+
+
+def nearest_by_region(const float[:, ::1] coordinates, const float[:, :, ::1] regions,
+                      const float[::1] region_bias, const float[:, :, :, ::1] centers,
+                      const float[:, ::1] bias, const int32_t[:, ::1] names,
+                      int32_t[::1] out, float[::1] gap):
+    """`nearest` among the centres around the region that a row lies in.
+
+    Parameters
+    ----------
+    regions : (r, M, 16) float32, panels
+    region_bias : (r * 16,) float32
+    centers : (R, p, M, 16) float32
+        For each region, the panels of the centres around it.
+    bias : (R, p * 16) float32
+    names : (R, p * 16) int32
+        Which centre each lane of `centers` holds.
+    """
+    cdef Py_ssize_t n = coordinates.shape[0], dim = regions.shape[1], i, r, start
+    cdef Py_ssize_t n_regions = centers.shape[0], n_panels = centers.shape[1]
+    cdef Py_ssize_t n_scores = max(regions.shape[0], n_panels) * LANES
+    cdef float *scaled = minus_twice(coordinates, dim)
+    cdef float *scores = <float *>malloc(GROUP * n_scores * sizeof(float))
+    cdef const float **rows = <const float **>malloc((n + 1) * sizeof(float *))
+    cdef int32_t *places = <int32_t *>malloc((n + 1) * sizeof(int32_t))
+    cdef int32_t *region_of = <int32_t *>malloc((n + 1) * sizeof(int32_t))
+    cdef Py_ssize_t *ends = <Py_ssize_t *>malloc((n_regions + 1) * sizeof(Py_ssize_t))
+    try:
+        if not (scaled and scores and rows and places and region_of and ends):
+            raise MemoryError("scores of cells")
+        with nogil:
+            for i in range(n):
+                rows[i] = scaled + i * dim
+                places[i] = <int32_t>i
+            nearest_of(rows, places, n, dim, &regions[0, 0, 0], &region_bias[0], regions.shape[0],
+                       scores, region_of, &gap[0])
+            for r in range(n_regions + 1):
+                ends[r] = 0
+            for i in range(n):
+                ends[region_of[i] + 1] += 1
+            for r in range(n_regions):
+                ends[r + 1] += ends[r]
+            for i in range(n):  # ends[r] moves from the region's start to its end
+                r = region_of[i]
+                rows[ends[r]] = scaled + i * dim
+                places[ends[r]] = <int32_t>i
+                ends[r] += 1
+            start = 0
+            for r in range(n_regions):
+                nearest_of(rows + start, places + start, ends[r] - start, dim,
+                           &centers[r, 0, 0, 0], &bias[r, 0], n_panels, scores, &out[0], &gap[0])
+                for i in range(start, ends[r]):
+                    out[places[i]] = names[r, out[places[i]]]
+                start = ends[r]
+            add_norms(coordinates, dim, gap)
+    finally:
+        free(scaled)
+        free(scores)
+        free(rows)
+        free(places)
+        free(region_of)
+        free(ends)
+
+
+cdef float *minus_twice(const float[:, ::1] coordinates, Py_ssize_t dim) noexcept nogil:
+    """The first `dim` coordinates of each row times -2, as scores need them; the caller frees."""
+    cdef Py_ssize_t i, k
+    cdef float *out = <float *>malloc((coordinates.shape[0] * dim + 1) * sizeof(float))
+    if out != NULL:
+        for i in range(coordinates.shape[0]):
+            for k in range(dim):
+                out[i * dim + k] = -2 * coordinates[i, k]
+    return out
+
+
+cdef void nearest_of(const float **rows, const int32_t *places, Py_ssize_t n, Py_ssize_t dim,
+                     const float *panels, const float *bias, Py_ssize_t n_panels, float *scores,
+                     int32_t *out, float *gap) noexcept nogil:
+    """The least score of each row and the lane that has it, to out[place] and gap[place]."""
+    cdef Py_ssize_t group, i, j, best, n_scores = n_panels * LANES
+    for group in range((n + GROUP - 1) // GROUP):
+        i = group * GROUP
+        table().affine(rows + i, min(<Py_ssize_t>GROUP, n - i), dim, panels, bias, n_panels,
+                       scores, n_scores)
+        for j in range(min(<Py_ssize_t>GROUP, n - i)):
+            best = table().argmin(scores + j * n_scores, n_scores)
+            out[places[i + j]] = <int32_t>best
+            gap[places[i + j]] = scores[j * n_scores + best]
+
+
+cdef void add_norms(const float[:, ::1] coordinates, Py_ssize_t dim, float[::1] gap) noexcept nogil:
+    """From scores |c|^2 - 2 x.c to squared distances."""
+    cdef Py_ssize_t i
+    for i in range(coordinates.shape[0]):
+        gap[i] = max(<float>0, gap[i] + table().norm2(&coordinates[i, 0], dim))
 
 
 cdef class Cells:

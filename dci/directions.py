@@ -6,6 +6,7 @@ projected query are compared in M coordinates.  All but `product_directions` use
 
 import numpy as np
 
+from ._linalg import eigh, qr, svd
 from ._rows import multiply
 from ._types import FloatArray
 
@@ -38,22 +39,22 @@ def principal_directions(sample: FloatArray, count: int, rng: np.random.Generato
     size = min(width, count + _OVERSAMPLING)
     if 2 * size >= width:
         gram = multiply(sample.T, sample)
-        return np.linalg.eigh(gram)[1][:, ::-1][:, :count]
+        return eigh(gram)[1][:, ::-1][:, :count]
     transposed = np.ascontiguousarray(sample.T)
     basis = orthonormal(rng.standard_normal((width, size)).astype(np.float32))
     for _ in range(_ROUNDS):
         basis = orthonormal(multiply(transposed, multiply(sample, basis)))
     image = multiply(sample, basis)
-    vectors = np.linalg.eigh(multiply(image.T, image))[1][:, ::-1]
+    vectors = eigh(multiply(image.T, image))[1][:, ::-1]
     return multiply(basis, vectors[:, :count])
 
 
 def orthonormal(columns: FloatArray) -> FloatArray:
     """Orthonormal columns of the same span: by the Gram matrix, by QR where its rank is too low."""
     scaled = columns / max(float(np.abs(columns).max(initial=0.0)), np.finfo(np.float32).tiny)
-    values, vectors = np.linalg.eigh(multiply(scaled.T, scaled))
+    values, vectors = eigh(multiply(scaled.T, scaled))
     if values[0] < 1e-4 * values[-1] or values[-1] == 0.0:
-        return np.linalg.qr(scaled)[0]
+        return qr(scaled)
     return multiply(scaled, vectors / np.sqrt(values))
 
 
@@ -85,17 +86,16 @@ def product_directions(points: FloatArray, queries: FloatArray, count: int) -> t
     """
     root_q, inverse_q = _square_root(queries)
     root_x, inverse_x = _square_root(points)
-    left, values, right = np.linalg.svd(root_q @ root_x)
+    left, values, right = svd(multiply(root_q, root_x))
     scale = np.sqrt(values[:count])
-    for_queries = (inverse_q @ left[:, :count]) * scale
-    for_points = (inverse_x @ right[:count].T) * scale
+    for_queries = multiply(inverse_q, left[:, :count]) * scale
+    for_points = multiply(inverse_x, right[:count].T) * scale
     return for_points.astype(np.float32), for_queries.astype(np.float32)
 
 
 def _square_root(rows: FloatArray) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric square root of the second moment of rows, and its (pseudo-)inverse."""
-    moment = rows.T.astype(np.float64) @ rows / max(len(rows), 1)
-    values, vectors = np.linalg.eigh(moment)
-    floor = 1e-7 * max(values[-1], np.finfo(float).tiny)
+    values, vectors = eigh(multiply(rows.T, rows) / max(len(rows), 1))
+    floor = 1e-6 * max(values[-1], np.finfo(float).tiny)
     root = np.sqrt(np.maximum(values, floor))
-    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
+    return multiply(vectors * root, vectors.T), multiply(vectors / root, vectors.T)
