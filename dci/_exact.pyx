@@ -19,15 +19,6 @@ cdef enum:
     BLOCK_BYTES = 256 * 1024  # panels of a block stay in the second-level cache
 
 
-cdef void transpose(const float *rows, Py_ssize_t dim, float *panel) noexcept nogil:
-    cdef Py_ssize_t block, start, k, lane
-    for block in range((dim + LANES - 1) // LANES):
-        start = block * LANES
-        for lane in range(LANES):
-            for k in range(start, min(start + LANES, dim)):
-                panel[k * LANES + lane] = rows[lane * dim + k]
-
-
 def scan(Rows points, Py_ssize_t start, Py_ssize_t stop, const float[:, ::1] queries,
          Reservoirs reservoirs, bint squared, const uint8_t[::1] allowed=None):
     """Push the scores of points start:stop for every query into the query's reservoir.
@@ -79,7 +70,7 @@ def scan(Rows points, Py_ssize_t start, Py_ssize_t stop, const float[:, ::1] que
                             bias[i] = INFINITY
                             for k in range(dim):
                                 scratch[lane * dim + k] = 0
-                    transpose(scratch, dim, panels + p * LANES * dim)
+                    kernels.transpose(scratch, dim, dim, panels + p * LANES * dim)
                 kernels.scan_sum(rows, targets, n_rows, dim, panels, bias, n_panels,
                                  <uint32_t>first, mask)
     finally:

@@ -27,6 +27,8 @@ cdef extern from "csrc/kernels.h" nogil:
         Py_ssize_t (*argmin)(const float *values, Py_ssize_t n) noexcept nogil
         void (*prepare)(const float *row, Py_ssize_t dim, float scale, const float *center,
                         float *out) noexcept nogil
+        void (*transpose)(const float *rows, Py_ssize_t stride, Py_ssize_t dim,
+                          float *panel) noexcept nogil
         float (*norm2)(const float *row, Py_ssize_t dim) noexcept nogil
         uint32_t (*absmax_bits)(const float *row, Py_ssize_t dim) noexcept nogil
         double (*distance2)(const float *a, const float *b, Py_ssize_t dim) noexcept nogil

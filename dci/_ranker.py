@@ -21,7 +21,7 @@ _BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second
 _KMEANS_ROUNDS = 3
 _SAMPLE_PER_CELL = 16
 _MANY_REGIONS = 12  # from which points find their cell through regions of cells
-_FIELD_OF_VIEW = 4  # a region looks at this part of the centres
+_FIELD_OF_VIEW = 3  # a region looks at a third of the centres
 _STRAY = 6.0  # times the mean squared distance to the own centre
 _MAX_STRAYS = 0.01  # of all points
 
@@ -266,7 +266,7 @@ def _k_means(sample: FloatArray, n_centers: int, work: Work) -> FloatArray:
 
 def _nearest(centers: FloatArray, work: Work) -> Callable[[FloatArray, IdArray, FloatArray], None]:
     """How points find their centre: among all, or where those are many, one level down from the
-    region they lie in, among the quarter of the centres around it."""
+    region they lie in, among the centres around it."""
     n_regions = round(np.sqrt(len(centers)))
     if n_regions < _MANY_REGIONS:
         panels, bias = center_panels(centers)

@@ -121,17 +121,18 @@ def pack(const float[:, ::1] coordinates, Py_ssize_t start, Py_ssize_t stop, flo
 
     Lanes past the last row are 0.
     """
-    cdef Py_ssize_t n = coordinates.shape[0], i, k, lane, p
+    cdef Py_ssize_t n = coordinates.shape[0], dim = stop - start, i, k, p
     with nogil:
-        for p in range((n + LANES - 1) // LANES):
-            for lane in range(LANES):
-                i = p * LANES + lane
-                if i < n:
-                    for k in range(stop - start):
-                        out[p, k, lane] = coordinates[i, start + k]
-                else:
-                    for k in range(stop - start):
-                        out[p, k, lane] = 0
+        for p in range(n // LANES):
+            table().transpose(&coordinates[p * LANES, start], coordinates.shape[1], dim,
+                              &out[p, 0, 0])
+        if n % LANES:
+            p = n // LANES
+            for k in range(dim):
+                for i in range(LANES):
+                    out[p, k, i] = 0
+                for i in range(n % LANES):
+                    out[p, k, i] = coordinates[p * LANES + i, start + k]
 
 
 def panels_of(coordinates):

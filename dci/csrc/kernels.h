@@ -94,6 +94,9 @@ typedef struct {
     /* out[k] = row[k] * scale - center[k] */
     void (*prepare)(const float *row, ptrdiff_t dim, float scale, const float *center, float *out);
 
+    /* DCI_LANES rows, `stride` floats apart, as one panel. */
+    void (*transpose)(const float *rows, ptrdiff_t stride, ptrdiff_t dim, float *panel);
+
     /* Sum of squares, in float32. */
     float (*norm2)(const float *row, ptrdiff_t dim);
 

@@ -56,6 +56,11 @@ static void prepare(const float *row, ptrdiff_t dim, float scale, const float *c
     for (ptrdiff_t k = 0; k < dim; k++) out[k] = row[k] * scale - center[k];
 }
 
+static void transpose(const float *rows, ptrdiff_t stride, ptrdiff_t dim, float *panel) {
+    for (ptrdiff_t k = 0; k < dim; k++)
+        for (ptrdiff_t lane = 0; lane < DCI_LANES; lane++) panel[k * DCI_LANES + lane] = rows[lane * stride + k];
+}
+
 static float norm2(const float *row, ptrdiff_t dim) {
     float sum = 0;
     for (ptrdiff_t k = 0; k < dim; k++) sum += row[k] * row[k];
@@ -89,4 +94,4 @@ static double dot(const float *a, const float *b, ptrdiff_t dim) {
 }
 
 const dci_kernels dci_kernels_serial = {"serial", affine, scan_sum, scan_max, argmin, prepare,
-                                        norm2, absmax_bits, distance2, dot};
+                                        transpose, norm2, absmax_bits, distance2, dot};

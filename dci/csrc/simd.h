@@ -195,6 +195,29 @@ static void prepare(const float *row, ptrdiff_t dim, float scale, const float *c
     for (; k < dim; k++) out[k] = row[k] * scale - center[k];
 }
 
+typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* 4 rows x 4 coordinates at a time. */
+static void transpose(const float *rows, ptrdiff_t stride, ptrdiff_t dim, float *panel) {
+    for (int lane = 0; lane < DCI_LANES; lane += 4) {
+        const float *row = rows + lane * stride;
+        float *out = panel + lane;
+        ptrdiff_t k = 0;
+        for (; k + 4 <= dim; k += 4) {
+            quad a = *(const quad *)(row + k), b = *(const quad *)(row + stride + k);
+            quad c = *(const quad *)(row + 2 * stride + k), d = *(const quad *)(row + 3 * stride + k);
+            quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+            quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+            *(quad *)(out + (k + 0) * DCI_LANES) = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+            *(quad *)(out + (k + 1) * DCI_LANES) = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+            *(quad *)(out + (k + 2) * DCI_LANES) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+            *(quad *)(out + (k + 3) * DCI_LANES) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+        }
+        for (; k < dim; k++)
+            for (int r = 0; r < 4; r++) out[k * DCI_LANES + r] = row[r * stride + k];
+    }
+}
+
 static float norm2(const float *row, ptrdiff_t dim) {
     vfloat sums = {0};
     ptrdiff_t k = 0;
@@ -263,4 +286,4 @@ static double dot(const float *a, const float *b, ptrdiff_t dim) {
 }
 
 const dci_kernels KERNELS = {ISA, affine, scan_sum, scan_max, argmin, prepare,
-                             norm2, absmax_bits, distance2, dot};
+                             transpose, norm2, absmax_bits, distance2, dot};
