@@ -10,6 +10,7 @@ from ._embedding import Embedding
 from ._exact_search import ExactSearch
 from ._ranker import Plan, Ranker
 from ._rows import multiply, prepared
+from ._search import count_below
 from ._threads import Work
 from ._types import FloatArray, IdArray
 from .calibration import Budget, Calibration, calibrate, exact_cost, ranked_cost
@@ -18,8 +19,10 @@ from .params import Params
 _HELD_OUT = 256  # queries whose true neighbours calibrate the budgets
 _MAX_K = 64  # neighbours of each that the first calibration knows
 _SAMPLE = 2048  # rows that directions are fitted to
-_PILOT_QUERIES = 96
-_PILOT_POINTS = 1536
+# How far calibration follows the held-out queries: share of the points visited, candidates.
+_EFFORTS = ((0.15, 512), (0.5, 4096), (1.0, 16384))
+_PILOT_QUERIES = 64
+_PILOT_POINTS = 4096
 _PILOT_K = 10
 _PILOT_SIMPLE = (8, 12, 16, 24, 32, 48)
 _PILOT_QUERY_COUNT = 10_000  # over so many queries the pilot spreads the cost of building
@@ -34,56 +37,72 @@ class Engine:
 
     Attributes
     ----------
+    most_cost
+        What a ranked query may cost, in ns; above that exact search is the better way.
     held_out, held_out_absmax, held_out_ids
         Queries of the calibration, and their rows of X if they are points themselves.
     """
 
     X: FloatArray
     exact: ExactSearch
+    most_cost: float
     ranker: Ranker | None = None
     reason: str = ""
     held_out: FloatArray | None = None
     held_out_absmax: float = 0.0
     held_out_ids: IdArray | None = None
-    calibrations: dict[int, Calibration] = field(default_factory=dict)
+    calibrations: dict[tuple[int, int], Calibration] = field(default_factory=dict)
 
-    def calibration(self, k: int, work: Work) -> Calibration:
-        """A calibration that knows k neighbours; made when first asked for."""
+    def calibration(self, k: int, effort: int, work: Work) -> Calibration:
+        """The calibration that knows k neighbours, made with this effort when first asked for."""
         assert self.ranker is not None and self.held_out is not None
         size = _MAX_K
         while size < k:
             size *= 2
-        size = min(size, self._most_neighbours())
-        if size not in self.calibrations:
-            truth = self.exact.search(self.held_out, self.held_out_absmax, size, work, exclude=self.held_out_ids)[1]
-            self.calibrations[size] = self._calibrate(truth, work)
-        return self.calibrations[size]
+        key = min(size, self._most_neighbours()), effort
+        if key not in self.calibrations:
+            self.calibrations[key] = self._calibrate(self._neighbours(key[0], work), effort, work)
+        return self.calibrations[key]
 
     def _most_neighbours(self) -> int:
         return len(self.X) - (self.held_out_ids is not None)
 
-    def _calibrate(self, truth: np.ndarray, work: Work) -> Calibration:
+    def _neighbours(self, k: int, work: Work, some: slice = slice(None)) -> np.ndarray:
+        """The k true nearest neighbours of (some of) the held-out queries."""
+        assert self.held_out is not None
+        own = None if self.held_out_ids is None else self.held_out_ids[some]
+        return self.exact.search(self.held_out[some], self.held_out_absmax, k, work, exclude=own)[1]
+
+    def _calibrate(self, truth: np.ndarray, effort: int, work: Work) -> Calibration:
         assert self.ranker is not None and self.held_out is not None
-        n, k = len(self.X), truth.shape[1]
+        visits, candidates = self._generous(truth.shape[1], effort)
         return calibrate(
             self.ranker, self.held_out, self.held_out_absmax, truth, self.held_out_ids, work,
-            visits=n if self.ranker.plan.n_cells == 0 else max(n // 6, 64 * k),
-            candidates=min(n, max(1024, 16 * k)),
+            visits, candidates,
         )  # fmt: skip
 
     def budget(self, k: int, recall: float, work: Work) -> Budget | None:
         """The budget that reaches `recall` at k, None where exact search is the better way."""
-        if self.ranker is None or not self.held_out_size() or recall == 1.0:
+        if self.ranker is None or recall == 1.0 or k > self._most_neighbours():
             return None
-        if k > self._most_neighbours():
-            return None
-        calibration = self.calibration(k, work)
-        budget = calibration.budget(k, recall)
-        if budget is None:
-            return None
-        if calibration.cost(budget) > exact_cost(*self.X.shape):
-            return None
-        return budget
+        for effort in range(len(_EFFORTS)):
+            calibration = self.calibration(k, effort, work)
+            budget = calibration.budget(k, recall)
+            if budget is not None:
+                pays = calibration.cost(budget.visits, budget.candidates) < self.most_cost
+                return budget if pays else None
+            # What was tried is not enough; will more still be cheaper than exact search?
+            if calibration.cost(*self._generous(k, effort)) > self.most_cost:
+                return None
+        return None
+
+    def _generous(self, k: int, effort: int) -> tuple[int, int]:
+        """Visits and candidates of a calibration for k neighbours."""
+        assert self.ranker is not None
+        n = len(self.X)
+        share, candidates = _EFFORTS[effort]
+        visits = n if self.ranker.plan.n_cells == 0 else min(n, max(round(n * share), 64 * k))
+        return visits, min(n, max(candidates, 16 * k))
 
     def held_out_size(self) -> int:
         return 0 if self.held_out is None else len(self.held_out)
@@ -99,7 +118,9 @@ def build(
 ) -> Engine:
     """Fit to X: decide whether to rank, choose what is "auto", build and calibrate."""
     n, dim = X.shape
-    engine = Engine(X, ExactSearch(X, absmax, params.metric))
+    # Who asks for a structure gets it, also where exact search would be faster.
+    most_cost = _PAYS * exact_cost(n, dim) if params.all_auto else np.inf
+    engine = Engine(X, ExactSearch(X, absmax, params.metric), most_cost)
     if params.all_auto:
         if params.recall == 1.0:
             engine.reason = "recall=1.0 asks for exact search"
@@ -120,19 +141,15 @@ def build(
     else:
         ids = np.sort(rng.choice(n, min(_HELD_OUT, n), replace=False)).astype(np.int32)
         engine.held_out, engine.held_out_absmax, engine.held_out_ids = X[ids], absmax, ids
-    k = min(_MAX_K, engine._most_neighbours())
-    truth = engine.exact.search(engine.held_out, engine.held_out_absmax, k, work, exclude=engine.held_out_ids)[1]
-
-    lifted = params.metric == "ip" and (isinstance(params.directions, str) and params.directions == "random")
+    lifted = params.metric == "ip" and isinstance(params.directions, str) and params.directions == "random"
     embedding = Embedding(X, absmax, params.metric, lifted)
-    plan = _choose_plan(engine, embedding, truth, queries, params, rng)
+    plan = _choose_plan(engine, embedding, queries, params, rng, work)
     if plan is None:
         return engine
     engine.ranker = Ranker(X, embedding, plan, rng, work)
-    engine.calibrations[k] = engine._calibrate(truth, work)
     if params.all_auto:
-        budget = engine.calibrations[k].budget(min(_PILOT_K, k), params.recall)
-        if budget is None or engine.calibrations[k].cost(budget) > _PAYS * exact_cost(n, dim):
+        k = min(_PILOT_K, engine._most_neighbours())
+        if engine.budget(k, params.recall, work) is None:
             engine.ranker = None
             engine.reason = "ranking was measured not to pay"
     return engine
@@ -141,10 +158,10 @@ def build(
 def _choose_plan(
     engine: Engine,
     embedding: Embedding,
-    truth: np.ndarray,
     queries: tuple[FloatArray, float] | None,
     params: Params,
     rng: np.random.Generator,
+    work: Work,
 ) -> Plan | None:
     """Everything that was left "auto"; None if ranking cannot pay."""
     n, width = len(engine.X), embedding.width
@@ -179,7 +196,7 @@ def _choose_plan(
         for_points = for_queries = dirs.principal_directions(points, count, rng)
     n_simple = params.n_simple
     if n_simple is None:
-        n_simple = _pilot(engine, embedding, truth, for_points, for_queries, params, n_cells, rng)
+        n_simple = _pilot(engine, embedding, for_points, for_queries, params, n_cells, rng, work)
         if n_simple is None:
             return None
     total = n_simple * n_composite
@@ -214,12 +231,12 @@ def _n_cells(n: int, n_levels: int | None) -> int:
 def _pilot(
     engine: Engine,
     embedding: Embedding,
-    truth: np.ndarray,
     for_points: FloatArray,
     for_queries: FloatArray,
     params: Params,
     n_cells: int,
     rng: np.random.Generator,
+    work: Work,
 ) -> int | None:
     """The number of directions with the least estimated cost, None if none pays.
 
@@ -232,11 +249,12 @@ def _pilot(
     held_out = engine.held_out[some]
     rows = embedding.queries(held_out, engine.held_out_absmax)
     q = multiply(prepared(rows, np.arange(len(held_out))), for_queries)
-    near_ids = truth[some, :_PILOT_K].astype(np.int32)
+    k = min(_PILOT_K, engine._most_neighbours())
+    near_ids = engine._neighbours(k, work, some).astype(np.int32)
     near = multiply(prepared(embedding.points, near_ids.ravel()), for_points).reshape(*near_ids.shape, for_points.shape[1])
     ids = np.sort(rng.choice(n, min(n, _PILOT_POINTS), replace=False)).astype(np.int32)
     far = multiply(prepared(embedding.points, ids), for_points)
-    goal = min(1.0, params.recall + 0.5 * (1.0 - params.recall))
+    goal = params.recall + 0.25 * (1.0 - params.recall)  # cells miss some of the others
     best, best_cost = None, np.inf
     steps = [m for m in _PILOT_SIMPLE if m < far.shape[1]] + [far.shape[1]]
     near_scores = np.zeros(near.shape[:2], np.float32)
@@ -248,14 +266,15 @@ def _pilot(
         if not embedding.product:
             near_scores += np.square(near[..., part]).sum(-1)
             far_scores += np.square(far[:, part]).sum(1)
-        before = np.count_nonzero(far_scores[:, None, :] < near_scores[:, :, None], axis=2)
-        rank = np.quantile(before, goal) * n / len(ids)
+        before = count_below(far_scores, near_scores)
+        # Half a step more: ranks below the sample's resolution are all the same to it.
+        rank = (np.quantile(before, goal) + 0.5) * n / len(ids)
         candidates = rank + _PILOT_K
         cost = ranked_cost(max(0.05 * n, 2 * candidates), candidates, m, dim, n_cells)
-        build = n * (2 * dim + n_cells) * m * 0.009 / _PILOT_QUERY_COUNT
+        build = n * (2 * dim + n_cells / 3) * m * 0.009 / _PILOT_QUERY_COUNT
         if cost + build < best_cost:
             best, best_cost = m, cost + build
-    if params.all_auto and best_cost > _PAYS * exact_cost(n, dim):
+    if best_cost > engine.most_cost:
         engine.reason = "ranking was estimated not to pay"
         return None
     return best

@@ -261,3 +261,21 @@ def positions(Reservoirs reservoirs, Py_ssize_t keep):
         for j in range(min(keep, <Py_ssize_t>reservoirs.item[i].count)):
             view[i, j] = <uint32_t>reservoirs.item[i].entries[j]
     return out
+
+
+def count_below(const float[:, ::1] scores, const float[:, ::1] limits):
+    """How many of the scores in its row each limit exceeds, (h, k) int64."""
+    out = np.zeros((limits.shape[0], limits.shape[1]), np.int64)
+    cdef long long[:, ::1] view = out
+    cdef Py_ssize_t h, k, i
+    cdef float limit
+    cdef int32_t count
+    with nogil:
+        for h in range(limits.shape[0]):
+            for k in range(limits.shape[1]):
+                limit = limits[h, k]
+                count = 0
+                for i in range(scores.shape[1]):
+                    count += scores[h, i] < limit
+                view[h, k] = count
+    return out

@@ -14,8 +14,8 @@ from ._types import FloatArray, IdArray
 # Nanoseconds on one core of a current processor.  Only their ratios matter, and they are constants
 # so that a choice never depends on how busy the machine was.
 _NS_PRODUCT = 0.009  # one coordinate of one point against one query, in a tile
-_NS_CANDIDATE = 12.0  # one candidate: selection and a cache miss ...
-_NS_COORDINATE = 0.15  # ... and for each of its coordinates
+_NS_CANDIDATE = 25.0  # one candidate: selection and a cache miss ...
+_NS_COORDINATE = 0.3  # ... and for each of its coordinates
 _NS_CELL = 1.5  # scoring and selecting among cells, each
 _NS_QUERY = 2000.0  # what every ranked query costs
 
@@ -93,9 +93,9 @@ class Calibration:
                 best, best_cost = Budget(int(limit), candidates, float(share)), cost
         return best
 
-    def cost(self, budget: Budget) -> float:
+    def cost(self, visits: int, candidates: int) -> float:
         """Estimated time of a query with this budget, in ns."""
-        return ranked_cost(budget.visits, budget.candidates, *self._cost)
+        return ranked_cost(visits, candidates, *self._cost)
 
 
 def calibrate(

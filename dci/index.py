@@ -380,8 +380,8 @@ class DCI:
             "n_cells": plan.n_cells,
             "held_out": engine.held_out_size(),
         }
-        calibration = next(iter(engine.calibrations.values()))
-        budget = calibration.budget(min(10, calibration.max_k), self._params.recall)
+        with Work(1) as work:
+            budget = engine.budget(min(10, n - 1), self._params.recall, work)
         if budget is not None:
             stats |= {
                 "max_visits": budget.visits,
