@@ -21,6 +21,7 @@ _NS_QUERY = 2000.0  # what every ranked query costs
 
 _NOT_FOUND = np.iinfo(np.int64).max
 _N_BUDGETS = 24
+_MARGIN = 1.5  # standard errors that the held-out recall stays above the wanted one
 
 
 def exact_cost(n: int, dim: int) -> float:
@@ -59,6 +60,7 @@ class Calibration:
         self.visits = visits
         self.ranks = ranks
         self._cost = width, dim, n_cells
+        self._budgets: dict[tuple[int, float], Budget | None] = {}
 
     @property
     def max_k(self) -> int:
@@ -66,13 +68,18 @@ class Calibration:
         return self.visits.shape[1]
 
     def budget(self, k: int, recall: float) -> Budget | None:
-        """The cheapest budget whose recall@k on the held-out queries is `recall`, one standard error
-        of that estimate included; None if no budget measured reaches it."""
+        """The cheapest budget whose recall@k on the held-out queries is `recall`, with a margin for the
+        noise of that estimate; None if no budget measured reaches it."""
+        if (k, recall) not in self._budgets:
+            self._budgets[k, recall] = self._with_margin(k, recall)
+        return self._budgets[k, recall]
+
+    def _with_margin(self, k: int, recall: float) -> Budget | None:
         first = self._cheapest(k, recall)
         if first is None:
             return None
         found = (self.visits[:, :k] <= first.visits) & (self.ranks[:, :k] < first.candidates)
-        error = float(found.mean(1).std() / np.sqrt(len(found)))
+        error = _MARGIN * float(found.mean(1).std() / np.sqrt(len(found)))
         return self._cheapest(k, min(recall + error, 1.0))
 
     def _cheapest(self, k: int, recall: float) -> Budget | None:

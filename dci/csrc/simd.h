@@ -21,6 +21,7 @@ typedef float vhalf __attribute__((vector_size(WIDTH * 2), aligned(4), may_alias
 #define UNROLL _Pragma("GCC unroll 32")
 #define VECTORS (DCI_LANES / WIDTH)
 #define ROW_BLOCK_BYTES (24 * 1024)
+#define PREFETCH_PANELS 4
 
 INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
 INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
@@ -36,6 +37,9 @@ INLINE void tile_sum(const float *const *rows, int n_rows, ptrdiff_t dim, const 
         vfloat points[PANELS * VECTORS];
         UNROLL for (int v = 0; v < n_panels * VECTORS; v++)
             points[v] = load(panels + v / VECTORS * dim * DCI_LANES + k * DCI_LANES + v % VECTORS * WIDTH);
+        if (n_rows == 1) /* nothing else hides the way to memory */
+            UNROLL for (int p = 0; p < n_panels; p++)
+                __builtin_prefetch(panels + (p + PREFETCH_PANELS) * dim * DCI_LANES + k * DCI_LANES);
         UNROLL for (int r = 0; r < n_rows; r++) {
             float q = rows[r][k];
             UNROLL for (int v = 0; v < n_panels * VECTORS; v++) acc[r][v] += points[v] * q;
