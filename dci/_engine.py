@@ -86,6 +86,8 @@ class Engine:
         """The budget that reaches `recall` at k, None where exact search is the better way."""
         if self.ranker is None or recall == 1.0 or k > self._most_neighbours():
             return None
+        if exact_cost(*self.X.shape) < _TINY_NS:  # too few to save anything, or to calibrate on
+            return Budget(len(self.X), len(self.X), 1.0)
         for effort in range(len(_EFFORTS)):
             calibration = self.calibration(k, effort, work)
             budget = calibration.budget(k, recall)
