@@ -144,9 +144,16 @@ def build(
     else:
         ids = np.sort(rng.choice(n, min(_HELD_OUT, n), replace=False)).astype(np.int32)
         engine.held_out, engine.held_out_absmax, engine.held_out_ids = X[ids], absmax, ids
-    lifted = params.metric == "ip" and isinstance(params.directions, str) and params.directions == "random"
+    kind = params.directions
+    if isinstance(kind, str) and kind == "auto":
+        kind = "principal" if queries is None else "query"
+    ranking = params.ranking
+    if ranking == "auto":
+        ranking = "max" if isinstance(kind, str) and kind == "random" else "sum"
+    # Projected distances mean something for inner products only where those are distances.
+    lifted = params.metric == "ip" and (ranking == "max" or (isinstance(kind, str) and kind == "random"))
     embedding = Embedding(X, absmax, params.metric, lifted)
-    plan = _choose_plan(engine, embedding, queries, params, rng, work)
+    plan = _choose_plan(engine, embedding, queries, params, kind, ranking, rng, work)
     if plan is None:
         return engine
     engine.ranker = Ranker(X, embedding, plan, rng, work)
@@ -163,25 +170,24 @@ def _choose_plan(
     embedding: Embedding,
     queries: tuple[FloatArray, float] | None,
     params: Params,
+    kind: str | FloatArray,
+    ranking: str,
     rng: np.random.Generator,
     work: Work,
 ) -> Plan | None:
     """Everything that was left "auto"; None if ranking cannot pay."""
     n, width = len(engine.X), embedding.width
     n_cells = _n_cells(n, params.n_levels)
-    kind = params.directions
     if not isinstance(kind, str):
-        return _plan_of_array(kind, embedding, params, n_cells)
-    if kind == "auto":
-        kind = "principal" if queries is None else "query"
-    ranking = params.ranking
-    if ranking == "auto":
-        ranking = "max" if kind == "random" else "sum"
+        n_composite = params.n_composite or 1
+        matrix = np.zeros((width, len(kind)), np.float32)  # the coordinate of a lift, if any, stays 0
+        matrix[: kind.shape[1]] = kind.T
+        return Plan(matrix, matrix, "array", n_composite, len(kind) // n_composite, ranking, n_cells)
     n_composite = params.n_composite or (2 if ranking == "max" else 1)
     if kind == "random":
         n_simple = params.n_simple or (10 if ranking == "max" else 32)
         matrix = dirs.random_directions(width, n_composite * n_simple, rng)
-        return Plan(matrix, matrix, n_composite, n_simple, ranking, n_cells)
+        return Plan(matrix, matrix, kind, n_composite, n_simple, ranking, n_cells)
 
     ids = np.sort(rng.choice(n, min(n, _SAMPLE), replace=False)).astype(np.int32)
     points = prepared(embedding.points, ids)
@@ -203,24 +209,18 @@ def _choose_plan(
         if n_simple is None:
             return None
     total = n_simple * n_composite
-    if total > width:  # more directions than dimensions: the rest at random
-        rest = dirs.random_directions(width, total - width, rng)
-        for_points = np.concatenate([for_points[:, :width], rest], axis=1)
-        for_queries = np.concatenate([for_queries[:, :width], rest], axis=1)
+    missing = total - for_points.shape[1]
+    if missing > 0:  # more directions than were fitted: the rest at random
+        rest = dirs.random_directions(width, missing, rng)
+        for_points = np.concatenate([for_points, rest], axis=1)
+        for_queries = np.concatenate([for_queries, rest], axis=1)
     # Composite indices take turns, so that each has some of the best directions.
     order = np.arange(total).reshape(n_simple, n_composite).T.ravel()
     return Plan(
         np.ascontiguousarray(for_points[:, order]),
         np.ascontiguousarray(for_queries[:, order]),
-        n_composite, n_simple, ranking, n_cells,
+        kind, n_composite, n_simple, ranking, n_cells,
     )  # fmt: skip
-
-
-def _plan_of_array(array: FloatArray, embedding: Embedding, params: Params, n_cells: int) -> Plan:
-    n_composite = params.n_composite or 1
-    matrix = np.ascontiguousarray(array.T)
-    ranking = "sum" if params.ranking == "auto" else params.ranking
-    return Plan(matrix, matrix, n_composite, len(array) // n_composite, ranking, n_cells)
 
 
 def _n_cells(n: int, n_levels: int | None) -> int:

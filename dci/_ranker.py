@@ -34,6 +34,7 @@ class Plan:
     ----------
     for_points, for_queries : (width, L * m) float32
         Directions of each composite index, one after the other.
+    directions : {"random", "principal", "query", "array"}
     n_composite : L
     n_simple : m
     ranking : {"max", "sum"}
@@ -43,6 +44,7 @@ class Plan:
 
     for_points: FloatArray
     for_queries: FloatArray
+    directions: str
     n_composite: int
     n_simple: int
     ranking: str

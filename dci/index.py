@@ -278,7 +278,9 @@ class DCI:
             return visits or self._total_visits(), candidates or n
         with self._lock:
             budget = engine.budget(k, recall, work)
-        return None if budget is None else (budget.visits, budget.candidates)
+        if budget is None:
+            return None
+        return self._total_visits() if self._flat() else budget.visits, budget.candidates
 
     def _search(
         self,
@@ -369,10 +371,9 @@ class DCI:
         if engine.ranker is None:
             return stats | {"method": "exact", "reason": engine.reason}
         plan = engine.ranker.plan
-        kind = self._params.directions
         stats |= {
             "method": "ranked",
-            "directions": kind if isinstance(kind, str) else "array",
+            "directions": plan.directions,
             "ranking": plan.ranking,
             "n_composite": plan.n_composite,
             "n_simple": plan.n_simple,

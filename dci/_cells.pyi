@@ -1,0 +1,38 @@
+from ._types import FloatArray, IdArray
+
+def nearest(
+    coordinates: FloatArray, centers: FloatArray, bias: FloatArray, out: IdArray, gap: FloatArray
+) -> None: ...
+def nearest_by_region(
+    coordinates: FloatArray,
+    regions: FloatArray,
+    region_bias: FloatArray,
+    centers: FloatArray,
+    bias: FloatArray,
+    names: IdArray,
+    out: IdArray,
+    gap: FloatArray,
+) -> None: ...
+
+class Cells:
+    def __init__(
+        self,
+        coordinates: FloatArray,
+        bias: FloatArray,
+        ids: IdArray,
+        first_panel: IdArray,
+        sizes: IdArray,
+        centers: FloatArray,
+        center_bias: FloatArray,
+        n_centers: int,
+    ) -> None: ...
+    @property
+    def arrays(self) -> tuple[FloatArray, FloatArray, IdArray, IdArray, IdArray, FloatArray, FloatArray, int]: ...
+    @property
+    def n_centers(self) -> int: ...
+    @property
+    def n_cells(self) -> int: ...
+    @property
+    def n_composite(self) -> int: ...
+    @property
+    def n_simple(self) -> int: ...

@@ -1,0 +1,17 @@
+import numpy as np
+import numpy.typing as npt
+
+from ._cells import Cells
+from ._kernels import Reservoirs
+from ._types import FloatArray
+
+def search(
+    cells: Cells,
+    queries: FloatArray,
+    max_visits: int,
+    use_max: bool,
+    reservoirs: Reservoirs,
+    allowed: npt.NDArray[np.uint8] | None = None,
+) -> None: ...
+def positions(reservoirs: Reservoirs, keep: int) -> npt.NDArray[np.int64]: ...
+def count_below(scores: FloatArray, limits: FloatArray) -> npt.NDArray[np.int64]: ...
