@@ -1,7 +1,7 @@
 """The index."""
 
 import threading
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +9,9 @@ import numpy.typing as npt
 from . import _validate as check
 from ._engine import Engine, build
 from ._exact_search import ExactSearch
+from ._ranker import Ranker
 from ._threads import Work
-from ._types import FloatArray
+from ._types import BoolArray, FloatArray
 from .errors import InvalidValueError, NotFittedError
 from .params import Params
 
@@ -169,7 +170,7 @@ class DCI:
         filter: npt.ArrayLike | None = None,
         num_threads: int | None = None,
     ) -> Neighbors:
-        """The k nearest points of each query.
+        """Find the k nearest points of each query.
 
         Parameters
         ----------
@@ -197,9 +198,7 @@ class DCI:
         NotFittedError
         InvalidValueError, InvalidTypeError
         """
-        if self._engine is None:
-            raise NotFittedError("query: expected a fitted index, got one before fit(X)")
-        engine = self._engine
+        engine = self._fitted()
         n, dim = engine.X.shape
         queries, absmax, single = check.as_queries(Q, dim, "Q")
         k = check.check_k(k)
@@ -248,15 +247,20 @@ class DCI:
                 f"directions: expected rows of X's {points.shape[1]} coordinates, got shape {array.shape}"
             )
 
+    def _fitted(self) -> Engine:
+        if self._engine is None:
+            raise NotFittedError("query: expected a fitted index, got one before fit(X)")
+        return self._engine
+
     def _flat(self) -> bool:
         ranker = None if self._engine is None else self._engine.ranker
         return ranker is not None and ranker.plan.n_cells == 0
 
     def _total_visits(self) -> int:
         """All that a query can visit: entries of sorted lists with one level, else points."""
-        assert self._engine is not None
-        n = len(self._engine.X)
-        return n * self._engine.ranker.plan.n_simple if self._flat() else n  # type: ignore[union-attr]
+        engine = self._fitted()
+        n, ranker = len(engine.X), engine.ranker
+        return n if ranker is None or ranker.plan.n_cells else n * ranker.plan.n_simple
 
     def _budget(
         self,
@@ -268,8 +272,7 @@ class DCI:
         work: Work,
     ) -> tuple[int, int] | None:
         """(visits, candidates) of a query, None for exact search."""
-        engine = self._engine
-        assert engine is not None
+        engine = self._fitted()
         n = len(engine.X)
         if engine.ranker is None or k >= n or absmax > _EXTREME * max(self._absmax, 1e-30):
             return None
@@ -292,8 +295,7 @@ class DCI:
         exclude: npt.NDArray[np.int32] | None,
         work: Work,
     ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        engine = self._engine
-        assert engine is not None
+        engine = self._fitted()
         n = len(engine.X)
         n_allowed = n if allowed is None else int(np.count_nonzero(allowed))
         if allowed is not None and (plan is None or n_allowed < _SPARSE_FILTER * n):
@@ -302,26 +304,36 @@ class DCI:
             return engine.exact.search(queries, absmax, k, work, exclude=exclude)
         visits, candidates = plan
         if self._flat() and visits < self._total_visits():
-            return self._search_limited(queries, absmax, k, visits, candidates, allowed, work)
+            return self._search_limited(engine, engine.ranker, queries, absmax, k, visits, candidates, allowed, work)
         visits = min(n, -(-visits * n // max(n_allowed, 1)))
         found = engine.ranker.search(engine.X, queries, absmax, k, visits, candidates, work, allowed, exclude)
         if allowed is not None and candidates >= k:
-            self._fill_up(queries, absmax, k, allowed, n_allowed, found, work)
+            self._fill_up(engine.exact, queries, absmax, k, allowed, n_allowed, found, work)
         return found
 
-    def _search_limited(self, queries, absmax, k, visits, candidates, allowed, work):  # type: ignore[no-untyped-def]
+    def _search_limited(
+        self,
+        engine: Engine,
+        ranker: Ranker,
+        queries: FloatArray,
+        absmax: float,
+        k: int,
+        visits: int,
+        candidates: int,
+        allowed: BoolArray | None,
+        work: Work,
+    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """One level with max_visits: as published, one query at a time, O(n L m) each."""
-        assert self._engine is not None and self._engine.ranker is not None
-        rows = self._engine.ranker.embedding.queries(queries, absmax)
+        rows = ranker.embedding.queries(queries, absmax)
         distances = np.empty((len(queries), k), np.float32)
         indices = np.empty((len(queries), k), np.int64)
         for i in range(len(queries)):
-            mask = np.zeros(len(self._engine.X), bool)
-            for ids in self._engine.ranker.candidates(rows, i, visits, candidates, limited=True):
+            mask = np.zeros(len(engine.X), bool)
+            for ids in ranker.candidates(rows, i, visits, candidates, limited=True):
                 mask[ids] = True
             if allowed is not None:
                 mask &= allowed
-            distances[i : i + 1], indices[i : i + 1] = self._engine.exact.search(
+            distances[i : i + 1], indices[i : i + 1] = engine.exact.search(
                 queries[i : i + 1], absmax, k, work, mask.view(np.uint8)
             )
         return distances, indices
@@ -333,8 +345,8 @@ class DCI:
         max_visits: int | float | None = None,
     ) -> list[list[npt.NDArray[np.int64]]]:
         """Sorted ids of the candidates of each query by composite index (for tests)."""
-        assert self._engine is not None and self._engine.ranker is not None
-        ranker, n = self._engine.ranker, len(self._engine.X)
+        engine = self._fitted()
+        ranker, n = cast(Ranker, engine.ranker), len(engine.X)
         queries, absmax, _ = check.as_queries(Q, self.dim, "Q")
         visits = check.check_budget(max_visits, self._total_visits(), "max_visits")
         keep = check.check_budget(max_candidates, n, "max_candidates") or n
@@ -349,18 +361,28 @@ class DCI:
         self, queries: FloatArray, absmax: float, k: int, ids: npt.NDArray[np.int64], work: Work
     ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Exact search of these points only."""
-        assert self._engine is not None
-        points = self._engine.X[ids]
+        points = self._fitted().X[ids]
         exact = ExactSearch(points, self._absmax, self._params.metric)
         distances, indices = exact.search(queries, absmax, k, work)
         return distances, np.where(indices >= 0, ids[indices] if len(ids) else -1, -1)
 
-    def _fill_up(self, queries, absmax, k, allowed, n_allowed, found, work) -> None:  # type: ignore[no-untyped-def]
+    def _fill_up(
+        self,
+        exact: ExactSearch,
+        queries: FloatArray,
+        absmax: float,
+        k: int,
+        allowed: BoolArray,
+        n_allowed: int,
+        found: tuple[FloatArray, npt.NDArray[np.int64]],
+        work: Work,
+    ) -> None:
         """Answer exactly the queries that found fewer allowed points than there are."""
-        assert self._engine is not None
-        short = np.flatnonzero(found[1][:, min(k, n_allowed) - 1] < 0) if n_allowed else []
+        if n_allowed == 0:
+            return
+        short = np.flatnonzero(found[1][:, min(k, n_allowed) - 1] < 0)
         if len(short):
-            again = self._engine.exact.search(
+            again = exact.search(
                 np.ascontiguousarray(queries[short]), absmax, k, work, allowed.view(np.uint8)
             )
             found[0][short], found[1][short] = again
@@ -393,7 +415,7 @@ class DCI:
 
 
 def knn(X: npt.ArrayLike, k: int = 10, **options: Any) -> Neighbors:
-    """The k nearest neighbours of every row of X among the other rows.
+    """Find the k nearest neighbours of every row of X among the other rows.
 
     Parameters
     ----------
@@ -410,8 +432,7 @@ def knn(X: npt.ArrayLike, k: int = 10, **options: Any) -> Neighbors:
     k = check.check_k(k)
     index = DCI(**options)
     index.fit(X)
-    engine = index._engine
-    assert engine is not None
+    engine = index._fitted()
     n = len(engine.X)
     threads = check.check_num_threads(index.num_threads)
     with Work(threads, n, "query", "queries", index.verbose and n >= _LARGE) as work:
