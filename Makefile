@@ -36,7 +36,7 @@ build: $(TEST)/.installed
 
 types: build
 	$(TEST)/mypy
-	$(if $(STUBBED),$(TEST)/stubtest --concise --ignore-missing-stub $(STUBBED))
+	$(if $(STUBBED),$(TEST)/stubtest --concise --mypy-config-file pyproject.toml --ignore-missing-stub $(STUBBED))
 
 unit: build
 	$(TEST)/pytest $(PYTEST_ARGS)

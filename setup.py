@@ -28,7 +28,7 @@ OWNS_KERNELS = {"dci._kernels"}
 
 # Architecture (as platform tags end) -> instruction set -> flags of the files *_<instruction set>.c.
 X86_64 = {
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
 }
 ARM64 = {"neon": []}

@@ -1,8 +1,6 @@
 from ._types import FloatArray, IdArray
 
-def nearest(
-    coordinates: FloatArray, centers: FloatArray, bias: FloatArray, out: IdArray, gap: FloatArray
-) -> None: ...
+def nearest(coordinates: FloatArray, centers: FloatArray, bias: FloatArray, out: IdArray, gap: FloatArray) -> None: ...
 def nearest_by_region(
     coordinates: FloatArray,
     regions: FloatArray,

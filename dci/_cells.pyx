@@ -1,6 +1,6 @@
 """Points in cells: the assignment, and the panels in the order of the cells."""
 from libc.stdint cimport int32_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 
 from ._kernels cimport LANES, table
 
@@ -66,7 +66,7 @@ def nearest_by_region(const float[:, ::1] coordinates, const float[:, :, ::1] re
     cdef float *scaled = minus_twice(coordinates, dim)
     cdef float *scores = <float *>malloc(GROUP * n_scores * sizeof(float))
     cdef const float **rows = <const float **>malloc((n + 1) * sizeof(float *))
-    cdef int32_t *places = <int32_t *>malloc((n + 1) * sizeof(int32_t))
+    cdef int32_t *places = <int32_t *>calloc(n + 1, sizeof(int32_t))
     cdef int32_t *region_of = <int32_t *>malloc((n + 1) * sizeof(int32_t))
     cdef Py_ssize_t *ends = <Py_ssize_t *>malloc((n_regions + 1) * sizeof(Py_ssize_t))
     try:

@@ -1,7 +1,7 @@
 """Fitting: what to project on, how many coordinates, how far to look, and whether it pays at all."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -49,66 +49,63 @@ class Engine:
     most_cost: float
     ranker: Ranker | None = None
     reason: str = ""
-    held_out: FloatArray | None = None
+    held_out: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     held_out_absmax: float = 0.0
     held_out_ids: IdArray | None = None
     calibrations: dict[tuple[int, int], Calibration] = field(default_factory=dict)
 
-    def calibration(self, k: int, effort: int, work: Work) -> Calibration:
-        """The calibration that knows k neighbours, made with this effort when first asked for."""
-        assert self.ranker is not None and self.held_out is not None
+    def calibration(self, ranker: Ranker, k: int, effort: int, work: Work) -> Calibration:
+        """Return the calibration that knows k neighbours, made with this effort when first asked for."""
         size = _MAX_K
         while size < k:
             size *= 2
         key = min(size, self._most_neighbours()), effort
         if key not in self.calibrations:
-            self.calibrations[key] = self._calibrate(self._neighbours(key[0], work), effort, work)
+            self.calibrations[key] = self._calibrate(ranker, self._neighbours(key[0], work), effort, work)
         return self.calibrations[key]
 
     def _most_neighbours(self) -> int:
         return len(self.X) - (self.held_out_ids is not None)
 
     def _neighbours(self, k: int, work: Work, some: slice = slice(None)) -> np.ndarray:
-        """The k true nearest neighbours of (some of) the held-out queries."""
-        assert self.held_out is not None
+        """Find the k true nearest neighbours of (some of) the held-out queries."""
         own = None if self.held_out_ids is None else self.held_out_ids[some]
         return self.exact.search(self.held_out[some], self.held_out_absmax, k, work, exclude=own)[1]
 
-    def _calibrate(self, truth: np.ndarray, effort: int, work: Work) -> Calibration:
-        assert self.ranker is not None and self.held_out is not None
-        visits, candidates = self._generous(truth.shape[1], effort)
+    def _calibrate(self, ranker: Ranker, truth: np.ndarray, effort: int, work: Work) -> Calibration:
+        visits, candidates = self._generous(ranker, truth.shape[1], effort)
         return calibrate(
-            self.ranker, self.held_out, self.held_out_absmax, truth, self.held_out_ids, work,
+            ranker, self.held_out, self.held_out_absmax, truth, self.held_out_ids, work,
             visits, candidates,
         )  # fmt: skip
 
     def budget(self, k: int, recall: float, work: Work) -> Budget | None:
-        """The budget that reaches `recall` at k, None where exact search is the better way."""
+        """Return the budget that reaches `recall` at k, None where exact search is the better way."""
         if self.ranker is None or recall == 1.0 or k > self._most_neighbours():
             return None
         if exact_cost(*self.X.shape) < _TINY_NS:  # too few to save anything, or to calibrate on
             return Budget(len(self.X), len(self.X), 1.0)
         for effort in range(len(_EFFORTS)):
-            calibration = self.calibration(k, effort, work)
+            calibration = self.calibration(self.ranker, k, effort, work)
             budget = calibration.budget(k, recall)
             if budget is not None:
                 pays = calibration.cost(budget.visits, budget.candidates) < self.most_cost
                 return budget if pays else None
             # What was tried is not enough; will more still be cheaper than exact search?
-            if calibration.cost(*self._generous(k, effort)) > self.most_cost:
+            if calibration.cost(*self._generous(self.ranker, k, effort)) > self.most_cost:
                 return None
         return None
 
-    def _generous(self, k: int, effort: int) -> tuple[int, int]:
+    def _generous(self, ranker: Ranker, k: int, effort: int) -> tuple[int, int]:
         """Visits and candidates of a calibration for k neighbours."""
-        assert self.ranker is not None
         n = len(self.X)
         share, candidates = _EFFORTS[effort]
-        visits = n if self.ranker.plan.n_cells == 0 else min(n, max(round(n * share), 64 * k))
+        visits = n if ranker.plan.n_cells == 0 else min(n, max(round(n * share), 64 * k))
         return visits, min(n, max(candidates, 16 * k))
 
     def held_out_size(self) -> int:
-        return 0 if self.held_out is None else len(self.held_out)
+        """Return the number of held-out queries."""
+        return len(self.held_out)
 
 
 def build(
@@ -184,8 +181,9 @@ def _choose_plan(
         matrix[: kind.shape[1]] = kind.T
         return Plan(matrix, matrix, "array", n_composite, len(kind) // n_composite, ranking, n_cells)
     n_composite = params.n_composite or (2 if ranking == "max" else 1)
+    n_simple = params.n_simple
     if kind == "random":
-        n_simple = params.n_simple or (10 if ranking == "max" else 32)
+        n_simple = n_simple or (10 if ranking == "max" else 32)
         matrix = dirs.random_directions(width, n_composite * n_simple, rng)
         return Plan(matrix, matrix, kind, n_composite, n_simple, ranking, n_cells)
 
@@ -193,8 +191,7 @@ def _choose_plan(
     points = prepared(embedding.points, ids)
     count = min(width, params.n_simple * n_composite if params.n_simple else _MAX_SIMPLE)
     if kind == "query":
-        assert queries is not None
-        Q, q_absmax = queries
+        Q, q_absmax = cast(tuple[FloatArray, float], queries)  # there are some, or fitting had refused
         some = np.sort(rng.choice(len(Q), min(len(Q), _SAMPLE), replace=False)).astype(np.int32)
         sample = prepared(embedding.queries(Q, q_absmax), some)
         if embedding.product:
@@ -203,7 +200,6 @@ def _choose_plan(
             for_points = for_queries = dirs.difference_directions(points, sample, count, rng)
     else:
         for_points = for_queries = dirs.principal_directions(points, count, rng)
-    n_simple = params.n_simple
     if n_simple is None:
         n_simple = _pilot(engine, embedding, for_points, for_queries, params, n_cells, rng, work)
         if n_simple is None:
@@ -228,7 +224,7 @@ def _n_cells(n: int, n_levels: int | None) -> int:
     if n_levels == 1:
         return 0
     levels = n_levels or 2
-    return max(1, min(n, round(_CELLS * n ** (1 - 1 / levels))))
+    return max(1, min(n, round(_CELLS * float(n ** (1 - 1 / levels)))))
 
 
 def _pilot(
@@ -241,12 +237,11 @@ def _pilot(
     rng: np.random.Generator,
     work: Work,
 ) -> int | None:
-    """The number of directions with the least estimated cost, None if none pays.
+    """Choose the number of directions with the least estimated cost, None if none pays.
 
     A sample of the points stands for all: a true neighbour with s of S sampled points before it has
     a rank of about s * n / S.
     """
-    assert engine.held_out is not None
     n, dim = engine.X.shape
     some = slice(0, _PILOT_QUERIES)
     held_out = engine.held_out[some]

@@ -6,7 +6,7 @@ and `scan_direct` answers those.
 import numpy as np
 
 from libc.math cimport INFINITY
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from ._kernels cimport (
@@ -40,13 +40,15 @@ def scan(Rows points, Py_ssize_t start, Py_ssize_t stop, const float[:, ::1] que
     cdef Py_ssize_t block = max(<Py_ssize_t>1, BLOCK_BYTES // (2 * LANES * 4 * dim)) * 2
     cdef Py_ssize_t step, first, i, k, p, count, lane, n_panels
     cdef const Kernels *kernels = table()
-    cdef const uint8_t *mask = NULL if allowed is None else &allowed[0]
+    cdef const uint8_t *mask = NULL
     cdef const float **rows = <const float **>malloc(n_rows * sizeof(float *))
     cdef Reservoir **targets = <Reservoir **>malloc(n_rows * sizeof(Reservoir *))
     cdef float *scratch = <float *>malloc(LANES * dim * sizeof(float))
     cdef float *panels = <float *>malloc(block * LANES * dim * sizeof(float))
     cdef float *bias = <float *>malloc(block * LANES * sizeof(float))
     cdef float norm2, longest = 0
+    if allowed is not None:
+        mask = &allowed[0]
     try:
         if not (rows and targets and scratch and panels and bias):
             raise MemoryError(f"a block of {block * LANES} points of {dim} coordinates")

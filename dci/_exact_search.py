@@ -3,12 +3,14 @@
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _exact
 from ._kernels import Reservoirs
 from ._rescore import METRICS, rescore
 from ._rows import Rows, inverse_norms, prepared
 from ._threads import Work, blocks, even_blocks
+from ._types import FloatArray, IdArray
 
 _FEW = 3  # queries that are answered faster one by one than in a tile
 _RESERVOIR_BYTES = 64 << 20  # of all reservoirs of one block of queries
@@ -18,21 +20,25 @@ _STEP = 1_000_000_000  # products between two looks at Ctrl-C
 
 
 def power_of_two(absmax: float) -> float:
-    """The power of two that brings `absmax` to about 1, within float32's range."""
+    """Return the power of two that brings `absmax` to about 1, within float32's range."""
     if absmax == 0.0:
         return 1.0
     return 2.0 ** -min(max(math.frexp(absmax)[1], -120), 120)
 
 
-def sample_mean(rows: Rows, size: int = 2048) -> np.ndarray:
+def sample_mean(rows: Rows, size: int = 2048) -> FloatArray:
     """Mean of evenly spaced rows, (width,) float32: near enough to centre on."""
     ids = np.linspace(0, rows.size - 1, min(size, rows.size)).astype(np.int32)
-    return prepared(rows, ids).mean(0, dtype=np.float64).astype(np.float32)
+    mean: FloatArray = prepared(rows, ids).mean(0, dtype=np.float64).astype(np.float32)
+    return mean
 
 
 def block_rows(keep: int, width: int, n_lists: int = 1) -> int:
-    """Queries in a block: many, so that points are read seldom; few enough for their reservoirs
-    to fit their share of memory and their rows a cache."""
+    """Choose the number of queries in a block.
+
+    Many, so that points are read seldom; few enough for their reservoirs to fit their share of memory
+    and their rows a cache.
+    """
     fitting = min(_RESERVOIR_BYTES // (16 * keep * n_lists + 256), _ROW_BYTES // (4 * width))
     return max(1, min(4096, fitting))
 
@@ -48,17 +54,17 @@ class ExactSearch:
     metric : {"l2", "ip", "cosine"}
     """
 
-    def __init__(self, X: np.ndarray, absmax: float, metric: str) -> None:
+    def __init__(self, X: FloatArray, absmax: float, metric: str) -> None:
         self.X = X
         self.metric = metric
         self.scale = power_of_two(absmax)
         self.row_scale = inverse_norms(X, self.scale) if metric == "cosine" else None
 
     def unit(self, q_absmax: float) -> float:
-        """The factor that inner products with such queries are compared with."""
+        """Return the factor that inner products with such queries are compared with."""
         return self.scale * power_of_two(q_absmax)
 
-    def _rows(self, Q: np.ndarray, q_absmax: float) -> tuple[Rows, Rows, float]:
+    def _rows(self, Q: FloatArray, q_absmax: float) -> tuple[Rows, Rows, float]:
         """Points and queries as the filter sees them, and the factor of the queries."""
         if self.metric == "l2":
             scale = min(self.scale, power_of_two(q_absmax))
@@ -70,14 +76,14 @@ class ExactSearch:
 
     def search(
         self,
-        Q: np.ndarray,
+        Q: FloatArray,
         q_absmax: float,
         k: int,
         work: Work,
-        allowed: np.ndarray | None = None,
-        exclude: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest of all points (of those with `allowed`), without row exclude[i] for query i.
+        allowed: npt.NDArray[np.uint8] | None = None,
+        exclude: IdArray | None = None,
+    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+        """Find the k nearest of all points (of those with `allowed`), without row exclude[i] for query i.
 
         Returns
         -------
@@ -98,7 +104,18 @@ class ExactSearch:
         work.tick(len(pending))
         return distances, indices
 
-    def _filtered(self, Q, q_absmax, wanted, keep, work, allowed, exclude, distances, indices):  # type: ignore[no-untyped-def]
+    def _filtered(
+        self,
+        Q: FloatArray,
+        q_absmax: float,
+        wanted: int,
+        keep: int,
+        work: Work,
+        allowed: npt.NDArray[np.uint8] | None,
+        exclude: IdArray | None,
+        distances: FloatArray,
+        indices: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.int64]:
         """Answer by tiles; returns the queries whose answer rounding leaves in doubt."""
         n, nq = len(self.X), len(Q)
         points, queries, factor = self._rows(Q, q_absmax)
@@ -135,14 +152,25 @@ class ExactSearch:
                 metric, unit, distances[first:last], indices[first:last],
             )  # fmt: skip
             doubtful.append(np.flatnonzero(doubt) + first)
-            work.tick(len(tile) - np.count_nonzero(doubt))
+            work.tick(len(tile) - int(np.count_nonzero(doubt)))
 
         # Threads share the queries where there are many, else the points.
         inner = work if n_lists > 1 else Work(1)
         (Work(1) if n_lists > 1 else work).run(answer, even_blocks(nq, size, work.num_threads))
         return np.sort(np.concatenate(doubtful))
 
-    def _direct(self, Q, q_absmax, i, keep, work, allowed, exclude, distances, indices):  # type: ignore[no-untyped-def]
+    def _direct(
+        self,
+        Q: FloatArray,
+        q_absmax: float,
+        i: int,
+        keep: int,
+        work: Work,
+        allowed: npt.NDArray[np.uint8] | None,
+        exclude: IdArray | None,
+        distances: FloatArray,
+        indices: npt.NDArray[np.int64],
+    ) -> None:
         """Answer one query in float64."""
         metric, unit = METRICS.index(self.metric), self.unit(q_absmax)
         n, dim = self.X.shape

@@ -33,6 +33,6 @@ def svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def qr(matrix: np.ndarray) -> np.ndarray:
-    """The orthonormal factor of `numpy.linalg.qr`."""
+    """Return the orthonormal factor of `numpy.linalg.qr`."""
     with _lock, _pools().limit(limits=1, user_api="blas"):
         return np.linalg.qr(matrix)[0]

@@ -90,7 +90,7 @@ class Ranker:
         return _k_means(sample[:, :width], n_cells, work)
 
     def _assign(self, centers: FloatArray, work: Work) -> tuple[IdArray, FloatArray]:
-        """The nearest centre of every point and the squared distance to it."""
+        """Find the nearest centre of every point and the squared distance to it."""
         n = self.embedding.points.size
         cell_of = np.zeros(n, np.int32)
         gap = np.zeros(n, np.float32)
@@ -142,7 +142,7 @@ class Ranker:
                 bias[composite, lanes] = np.where(here < 0, np.float32(np.inf), norms)
                 if plan.ranking == "max":
                     mark_empty(coordinates[composite, start:stop], here)
-            work.tick(np.count_nonzero(here >= 0))
+            work.tick(int(np.count_nonzero(here >= 0)))
 
         work.run(fill, blocks(int(total), _BLOCK // LANES))
         return Cells(
@@ -162,7 +162,7 @@ class Ranker:
         allowed: np.ndarray | None = None,
         exclude: IdArray | None = None,
     ) -> tuple[FloatArray, np.ndarray]:
-        """The k nearest among the best `candidates` of each composite index."""
+        """Find the k nearest among the best `candidates` of each composite index."""
         distances = np.empty((len(Q), k), np.float32)
         indices = np.empty((len(Q), k), np.int64)
         rows = self.embedding.queries(Q, q_absmax)
@@ -205,8 +205,7 @@ class Ranker:
         reservoirs: Reservoirs,
         allowed: np.ndarray | None = None,
     ) -> None:
-        """Candidates of queries start:stop, as positions in the cells, into L * (stop - start)
-        reservoirs."""
+        """Put candidates of queries start:stop, as positions in the cells, into L * (stop - start) reservoirs."""
         use_max = self.plan.ranking == "max"
         coordinates = self.project_queries(rows, start, stop)
         if not use_max:
@@ -267,8 +266,11 @@ def _k_means(sample: FloatArray, n_centers: int, work: Work) -> FloatArray:
 
 
 def _nearest(centers: FloatArray, work: Work) -> Callable[[FloatArray, IdArray, FloatArray], None]:
-    """How points find their centre: among all, or where those are many, one level down from the
-    region they lie in, among the centres around it."""
+    """How points find their centre.
+
+    Among all; where those are many, one level down from the region they lie in, among the centres
+    around it.
+    """
     n_regions = round(np.sqrt(len(centers)))
     if n_regions < _MANY_REGIONS:
         panels, bias = center_panels(centers)

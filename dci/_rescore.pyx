@@ -58,7 +58,7 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
     cdef Py_ssize_t n_queries = Q.shape[0], k = distances.shape[1], dim = X.shape[1]
     cdef Py_ssize_t lines = max(<Py_ssize_t>1, min(<Py_ssize_t>MAX_LINES, (dim * 4 + 63) // 64))
     cdef Py_ssize_t ahead = IN_FLIGHT // lines
-    cdef Py_ssize_t i, j, l, line, total, last, kept
+    cdef Py_ssize_t i, j, part, line, total, last, kept
     cdef double norm2 = 0
     cdef float value
     cdef uint64_t *keys
@@ -71,8 +71,8 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
     with nogil:
         for i in range(n_queries):
             total = 0
-            for l in range(n_lists):
-                reservoir = &reservoirs.item[l * n_queries + i]
+            for part in range(n_lists):
+                reservoir = &reservoirs.item[part * n_queries + i]
                 if reservoir.count > reservoir.keep:
                     select_keys(reservoir.entries, reservoir.count, reservoir.keep, reservoir.keep)
                 for j in range(min(reservoir.count, reservoir.keep)):

@@ -212,7 +212,8 @@ def search(Cells cells, const float[:, ::1] queries, Py_ssize_t max_visits, bint
     cdef int failed = 0
     if n_rows == 0:
         return
-    rank = sample_rank(reservoirs.item[0].keep, max_visits)
+    # For a few queries the sample's way through memory costs more than it saves.
+    rank = sample_rank(reservoirs.item[0].keep, max_visits) if n_rows >= GROUP else 0
     samples = Reservoirs(reservoirs.size if rank else 0, rank)
     batch.n_rows, batch.stride, batch.queries = n_rows, queries.shape[1], &queries[0, 0]
     batch.allowed = NULL if allowed is None else &allowed[0]

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - not an error
     """Raised inside a task when another one failed or the user pressed Ctrl-C."""
 
 

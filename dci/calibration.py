@@ -65,11 +65,13 @@ class Calibration:
     @property
     def max_k(self) -> int:
         """The largest k that this can answer for."""
-        return self.visits.shape[1]
+        return int(self.visits.shape[1])
 
     def budget(self, k: int, recall: float) -> Budget | None:
-        """The cheapest budget whose recall@k on the held-out queries is `recall`, with a margin for the
-        noise of that estimate; None if no budget measured reaches it."""
+        """Return the cheapest budget whose recall@k on the held-out queries is `recall`.
+
+        With a margin for the noise of that estimate; None if no budget measured reaches it.
+        """
         if (k, recall) not in self._budgets:
             self._budgets[k, recall] = self._with_margin(k, recall)
         return self._budgets[k, recall]
@@ -165,7 +167,7 @@ def calibrate(
 
 
 def _visits_needed(ranker: Ranker, coordinates: FloatArray, positions: np.ndarray) -> np.ndarray:
-    """The least `max_visits` with which a query opens each position's cell."""
+    """Find the least `max_visits` with which a query opens each position's cell."""
     _, _, _, first_panel, sizes, centers, center_bias, n_centers = ranker.cells.arrays
     cell = np.searchsorted(first_panel, positions // 16, side="right") - 1
     flat = centers.transpose(0, 2, 1).reshape(-1, centers.shape[1])[:n_centers]

@@ -22,7 +22,7 @@ def random_directions(width: int, count: int, rng: np.random.Generator) -> Float
 
 
 def principal_directions(sample: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
-    """The directions of largest spread of centred rows, best first, (width, count).
+    """Find the directions of largest spread of centred rows, best first, (width, count).
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def principal_directions(sample: FloatArray, count: int, rng: np.random.Generato
 
 def orthonormal(columns: FloatArray) -> FloatArray:
     """Orthonormal columns of the same span: by the Gram matrix, by QR where its rank is too low."""
-    scaled = columns / max(float(np.abs(columns).max(initial=0.0)), np.finfo(np.float32).tiny)
+    scaled = columns / max(float(np.abs(columns).max(initial=0.0)), float(np.finfo(np.float32).tiny))
     values, vectors = eigh(multiply(scaled.T, scaled))
     if values[0] < 1e-4 * values[-1] or values[-1] == 0.0:
         return qr(scaled)
@@ -59,7 +59,7 @@ def orthonormal(columns: FloatArray) -> FloatArray:
 
 
 def difference_directions(points: FloatArray, queries: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
-    """The directions that keep most of q - x: those of largest E[(u . (q - x))^2], (width, count).
+    """Find the directions that keep most of q - x: those of largest E[(u . (q - x))^2], (width, count).
 
     Parameters
     ----------

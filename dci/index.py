@@ -382,9 +382,7 @@ class DCI:
             return
         short = np.flatnonzero(found[1][:, min(k, n_allowed) - 1] < 0)
         if len(short):
-            again = exact.search(
-                np.ascontiguousarray(queries[short]), absmax, k, work, allowed.view(np.uint8)
-            )
+            again = exact.search(np.ascontiguousarray(queries[short]), absmax, k, work, allowed.view(np.uint8))
             found[0][short], found[1][short] = again
 
     def _stats(self, engine: Engine) -> dict[str, Any]:

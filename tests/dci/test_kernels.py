@@ -92,7 +92,7 @@ def test_equal_scores_keep_the_lowest_positions():
     np.testing.assert_array_equal(_search.positions(reservoirs, 7), [list(range(7))] * 2)
 
 
-@pytest.mark.parametrize("n_centers", (1, 2, 7, 8, 15, 16, 17, 40, 129))
+@pytest.mark.parametrize("n_centers", [1, 2, 7, 8, 15, 16, 17, 40, 129])
 def test_nearest_takes_the_first_of_the_nearest(n_centers):
     coordinates, centers = normal(23, 6), normal(n_centers, 6, seed=1)
     centers[-1] = centers[0]
@@ -105,7 +105,7 @@ def test_nearest_takes_the_first_of_the_nearest(n_centers):
         assert not np.any(found == n_centers - 1)
 
 
-@pytest.mark.parametrize("m", (1, 2, 7, 10, 16, 17))
+@pytest.mark.parametrize("m", [1, 2, 7, 10, 16, 17])
 def test_ranking_by_max(m):
     n, n_queries = 77, 11
     points, queries = normal(n, m), normal(n_queries, m, seed=1)
