@@ -1,3 +1,5 @@
+from typing_extensions import disjoint_base
+
 from ._types import FloatArray, IdArray
 
 def nearest(coordinates: FloatArray, centers: FloatArray, bias: FloatArray, out: IdArray, gap: FloatArray) -> None: ...
@@ -12,6 +14,7 @@ def nearest_by_region(
     gap: FloatArray,
 ) -> None: ...
 
+@disjoint_base
 class Cells:
     def __init__(
         self,

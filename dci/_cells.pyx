@@ -26,7 +26,7 @@ def nearest(const float[:, ::1] coordinates, const float[:, :, ::1] centers,
     cdef float *scaled = minus_twice(coordinates, dim)
     cdef float *scores = <float *>malloc(GROUP * n_scores * sizeof(float))
     cdef const float **rows = <const float **>malloc((n + 1) * sizeof(float *))
-    cdef int32_t *places = <int32_t *>malloc((n + 1) * sizeof(int32_t))
+    cdef int32_t *places = <int32_t *>calloc(n + 1, sizeof(int32_t))
     try:
         if not (scaled and scores and rows and places):
             raise MemoryError("scores of cells")

@@ -1,7 +1,5 @@
 """What runs here."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from . import _kernels
 from ._validate import check_num_threads
 
@@ -12,10 +10,8 @@ def show_config() -> None:
     The instruction set can be chosen with the environment variable DCI_SIMD, the default number of
     threads with DCI_NUM_THREADS.
     """
-    try:
-        installed = version("dci-attention")
-    except PackageNotFoundError:
-        installed = "not installed"
-    print(f"version: {installed}")
+    from . import __version__  # which this module is imported by
+
+    print(f"version: {__version__}")
     print(f"instruction set: {_kernels.simd()} (available: {', '.join(_kernels.simd_available())})")
     print(f"threads: {check_num_threads(None)}")

@@ -70,7 +70,7 @@ class Engine:
     def _neighbours(self, k: int, work: Work, some: slice = slice(None)) -> np.ndarray:
         """Find the k true nearest neighbours of (some of) the held-out queries."""
         own = None if self.held_out_ids is None else self.held_out_ids[some]
-        return self.exact.search(self.held_out[some], self.held_out_absmax, k, work, exclude=own)[1]
+        return self.exact.search(self.held_out[some], self.held_out_absmax, k, work.silent(), exclude=own)[1]
 
     def _calibrate(self, ranker: Ranker, truth: np.ndarray, effort: int, work: Work) -> Calibration:
         visits, candidates = self._generous(ranker, truth.shape[1], effort)
@@ -102,6 +102,17 @@ class Engine:
         share, candidates = _EFFORTS[effort]
         visits = n if ranker.plan.n_cells == 0 else min(n, max(round(n * share), 64 * k))
         return visits, min(n, max(candidates, 16 * k))
+
+    def pays_filtered(self, ranker: Ranker, visits: int, candidates: int, n_allowed: int) -> bool:
+        """Whether ranking is cheaper than exact search of the allowed points.
+
+        Visits count allowed points only, so that more cells are opened.
+        """
+        n, dim = self.X.shape
+        plan = ranker.plan
+        every = min(n, visits * n / max(1, n_allowed))
+        cost = ranked_cost(every, candidates, plan.n_composite * plan.n_simple, dim, plan.n_cells)
+        return cost < exact_cost(n_allowed, dim)
 
     def held_out_size(self) -> int:
         """Return the number of held-out queries."""

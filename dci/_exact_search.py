@@ -94,11 +94,16 @@ class ExactSearch:
         distances = np.empty((nq, k), np.float32)
         indices = np.empty((nq, k), np.int64)
         wanted = k + (exclude is not None)
-        keep = min(n, wanted + max(16, wanted // 4))
-        if nq <= _FEW or n == 0:
-            pending = np.arange(nq)
-        else:
-            pending = self._filtered(Q, q_absmax, wanted, keep, work, allowed, exclude, distances, indices)
+        keep = wanted + max(16, wanted // 4)
+        pending = np.arange(nq)
+        for more in (1, 16, 256):  # where many points are equally far, doubt remains until more of them are kept
+            if len(pending) <= _FEW or n == 0 or (more > 1 and more * keep > n // 4):
+                break
+            own = None if exclude is None else exclude[pending]
+            part = Q if len(pending) == nq else Q[pending]
+            near, ids, doubt = self._filtered(part, q_absmax, k, wanted, min(n, more * keep), work, allowed, own)
+            distances[pending], indices[pending] = near, ids
+            pending = pending[doubt]
         for i in pending:
             self._direct(Q, q_absmax, int(i), min(n, wanted), work, allowed, exclude, distances, indices)
         work.tick(len(pending))
@@ -108,23 +113,24 @@ class ExactSearch:
         self,
         Q: FloatArray,
         q_absmax: float,
+        k: int,
         wanted: int,
         keep: int,
         work: Work,
         allowed: npt.NDArray[np.uint8] | None,
         exclude: IdArray | None,
-        distances: FloatArray,
-        indices: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.int64]:
-        """Answer by tiles; returns the queries whose answer rounding leaves in doubt."""
+    ) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Answer by tiles; also tells which answers rounding leaves in doubt."""
         n, nq = len(self.X), len(Q)
+        distances = np.empty((nq, k), np.float32)
+        indices = np.empty((nq, k), np.int64)
+        doubtful = np.empty(nq, bool)
         points, queries, factor = self._rows(Q, q_absmax)
         n_allowed = n if allowed is None else int(np.count_nonzero(allowed))
         n_lists = work.num_threads if nq < _SHARED * work.num_threads else 1
         size = block_rows(keep, points.width, n_lists)
         rounding = 2.0**-24 * (8 + 2 * math.sqrt(points.width))
         metric, unit = METRICS.index(self.metric), self.unit(q_absmax)
-        doubtful: list[np.ndarray] = []
 
         def answer(block: tuple[int, int]) -> None:
             first, last = block
@@ -151,13 +157,13 @@ class ExactSearch:
                 None if exclude is None else exclude[first:last],
                 metric, unit, distances[first:last], indices[first:last],
             )  # fmt: skip
-            doubtful.append(np.flatnonzero(doubt) + first)
+            doubtful[first:last] = doubt
             work.tick(len(tile) - int(np.count_nonzero(doubt)))
 
         # Threads share the queries where there are many, else the points.
         inner = work if n_lists > 1 else Work(1)
         (Work(1) if n_lists > 1 else work).run(answer, even_blocks(nq, size, work.num_threads))
-        return np.sort(np.concatenate(doubtful))
+        return distances, indices, doubtful
 
     def _direct(
         self,

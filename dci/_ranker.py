@@ -95,6 +95,7 @@ class Ranker:
         cell_of = np.zeros(n, np.int32)
         gap = np.zeros(n, np.float32)
         if len(centers) == 0:
+            work.tick(n)
             return cell_of, gap
         nearest = _nearest(centers, work)
 
@@ -169,9 +170,12 @@ class Ranker:
         metric = METRICS.index(self.embedding.metric)
         unit = power_of_two(self.embedding.absmax) * power_of_two(q_absmax)
         n_composite = self.plan.n_composite
+        sizes = None
         if allowed is not None:
-            ids = self.cells.arrays[2]
+            _, _, ids, first_panel, _, _, _, _ = self.cells.arrays
             allowed = (allowed[ids] & (ids >= 0)).view(np.uint8)
+            counts = np.concatenate([[0], np.cumsum(allowed, dtype=np.int64)])[first_panel.astype(np.int64) * LANES]
+            sizes = np.diff(counts).astype(np.int32)
         keep = min(candidates, len(X))
 
         width = n_composite * self.plan.n_simple
@@ -183,7 +187,7 @@ class Ranker:
         def answer(block: tuple[int, int]) -> None:
             start, stop = block
             reservoirs = spare.pop() if spare else Reservoirs(n_composite * size, keep)
-            self.rank(rows, start, stop, visits, reservoirs, allowed)
+            self.rank(rows, start, stop, visits, reservoirs, allowed, sizes)
             work.tick()
             rescore(
                 X, Q[start:stop], reservoirs, n_composite, self.cells.arrays[2],
@@ -204,6 +208,7 @@ class Ranker:
         visits: int,
         reservoirs: Reservoirs,
         allowed: np.ndarray | None = None,
+        sizes: IdArray | None = None,
     ) -> None:
         """Put candidates of queries start:stop, as positions in the cells, into L * (stop - start) reservoirs."""
         use_max = self.plan.ranking == "max"
@@ -211,7 +216,7 @@ class Ranker:
         if not use_max:
             coordinates *= np.float32(-2.0)
         reservoirs.clear(self.plan.n_composite * (stop - start))
-        _search.search(self.cells, coordinates, visits, use_max, reservoirs, allowed)
+        _search.search(self.cells, coordinates, visits, use_max, reservoirs, allowed, sizes)
 
     def candidates(self, rows: Rows, i: int, visits: int, keep: int, limited: bool) -> list[np.ndarray]:
         """Candidates of one query by composite index, ids in the order of their ranks.
@@ -307,7 +312,7 @@ def _strays(gap: FloatArray) -> np.ndarray:
     """Points far from their cell's centre, which would stand for them badly."""
     limit = _STRAY * gap.mean(dtype=np.float64)
     strays = np.flatnonzero(gap > limit)
-    most = int(_MAX_STRAYS * len(gap))
+    most = max(LANES, int(_MAX_STRAYS * len(gap)))  # one panel is scanned as a whole anyway
     if len(strays) > most:
         farthest = np.argsort(-gap[strays], kind="stable")[:most]
         strays = strays[farthest]

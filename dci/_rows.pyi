@@ -1,8 +1,10 @@
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import disjoint_base
 
 from ._types import FloatArray, IdArray
 
+@disjoint_base
 class Rows:
     def __init__(
         self,

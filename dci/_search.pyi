@@ -3,7 +3,7 @@ import numpy.typing as npt
 
 from ._cells import Cells
 from ._kernels import Reservoirs
-from ._types import FloatArray
+from ._types import FloatArray, IdArray
 
 def search(
     cells: Cells,
@@ -12,6 +12,7 @@ def search(
     use_max: bool,
     reservoirs: Reservoirs,
     allowed: npt.NDArray[np.uint8] | None = None,
+    sizes: IdArray | None = None,
 ) -> None: ...
 def positions(reservoirs: Reservoirs, keep: int) -> npt.NDArray[np.int64]: ...
 def count_below(scores: FloatArray, limits: FloatArray) -> npt.NDArray[np.int64]: ...

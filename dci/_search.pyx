@@ -13,7 +13,7 @@ from libc.stdlib cimport free, malloc, realloc
 
 from ._cells cimport Cells
 from ._kernels cimport (
-    LANES, Kernels, Reservoir, Reservoirs, entry, reservoir_cut, select_keys, sort_keys, table,
+    LANES, Reservoir, Reservoirs, entry, reservoir_cut, select_keys, sort_keys, table,
 )
 
 cdef enum:
@@ -25,6 +25,7 @@ cdef uint64_t LOW = 0xFFFFFFFF
 
 cdef struct Batch:
     Py_ssize_t n_rows, stride
+    const int32_t *sizes  # points of each cell that count as visits
     const float *queries
     const uint8_t *allowed
     bint use_max
@@ -56,20 +57,22 @@ cdef int open_best(Cells cells, const float *scores, Py_ssize_t row, Py_ssize_t 
     for c in range(n):
         keys[c] = entry(scores[c], <uint32_t>c)
     for c in range(n, cells.n_cells):
-        visited += cells.sizes[c]
+        visited += batch.sizes[c]
         if open_cell(batch, c, row):
             return -1
     average = max(<Py_ssize_t>1, cells.ids.shape[0] // max(<Py_ssize_t>1, cells.n_cells))
     step = min(n, max_visits // average + max_visits // (4 * average) + 4)
-    while done < n and (visited < max_visits or done == 0):
+    while done < n and (visited < max_visits or visited == 0):
         if done % step == 0:  # the next `step` cells, in order
             select_keys(keys + done, n - done, min(step, n - done), min(step, n - done))
             sort_keys(keys + done, min(step, n - done))
         c = <Py_ssize_t>(keys[done] & LOW)
-        visited += cells.sizes[c]
+        done += 1
+        if batch.sizes[c] == 0:
+            continue
+        visited += batch.sizes[c]
         if open_cell(batch, c, row):
             return -1
-        done += 1
     return 0
 
 
@@ -134,22 +137,22 @@ cdef void rank_panels(Cells cells, Batch *batch, Py_ssize_t composite, Py_ssize_
 
 cdef void scan(Cells cells, Batch *batch, Reservoir *reservoirs, Py_ssize_t sample) noexcept nogil:
     """Rank one panel in `sample` of every open cell, for the rows that opened it."""
-    cdef Py_ssize_t c, i, l, p, count, row, first, last
+    cdef Py_ssize_t c, i, composite, p, count, row, first, last
     for c in range(cells.n_cells):
         count = batch.offsets[c + 1] - batch.offsets[c]
         first, last = cells.first_panel[c], cells.first_panel[c + 1]
         if count == 0 or first == last:
             continue
-        for l in range(cells.n_composite):
+        for composite in range(cells.n_composite):
             for i in range(count):
                 row = batch.members[batch.offsets[c] + i]
-                batch.rows[i] = batch.queries + row * batch.stride + l * cells.n_simple
-                batch.targets[i] = &reservoirs[l * batch.n_rows + row]
+                batch.rows[i] = batch.queries + row * batch.stride + composite * cells.n_simple
+                batch.targets[i] = &reservoirs[composite * batch.n_rows + row]
             if sample == 1:
-                rank_panels(cells, batch, l, count, first, last - first)
+                rank_panels(cells, batch, composite, count, first, last - first)
             else:
                 for p in range((last - first + sample - 1 - c % sample) // sample):
-                    rank_panels(cells, batch, l, count, first + c % sample + p * sample, 1)
+                    rank_panels(cells, batch, composite, count, first + c % sample + p * sample, 1)
 
 
 cdef void set_thresholds(Reservoirs samples, Reservoirs reservoirs) noexcept nogil:
@@ -162,14 +165,14 @@ cdef void set_thresholds(Reservoirs samples, Reservoirs reservoirs) noexcept nog
 
 cdef void keep_short(Batch *batch, Reservoirs reservoirs) noexcept nogil:
     """Leave open only what rows opened whose threshold was too low, and reset these rows."""
-    cdef Py_ssize_t i, l, row, kept = 0, n_lists = reservoirs.size // batch.n_rows
+    cdef Py_ssize_t i, part, row, kept = 0, n_lists = reservoirs.size // batch.n_rows
     cdef Reservoir *item
     cdef bint short
     for i in range(batch.n_opened):
         row = <Py_ssize_t>(batch.opened[i] & LOW)
         short = False
-        for l in range(n_lists):
-            item = &reservoirs.item[l * batch.n_rows + row]
+        for part in range(n_lists):
+            item = &reservoirs.item[part * batch.n_rows + row]
             short |= item.count < item.keep and item.tau < INFINITY
         if short:
             batch.opened[kept] = batch.opened[i]
@@ -177,9 +180,9 @@ cdef void keep_short(Batch *batch, Reservoirs reservoirs) noexcept nogil:
     batch.n_opened = kept
     for i in range(kept):
         row = <Py_ssize_t>(batch.opened[i] & LOW)
-        for l in range(n_lists):
-            reservoirs.item[l * batch.n_rows + row].count = 0
-            reservoirs.item[l * batch.n_rows + row].tau = INFINITY
+        for part in range(n_lists):
+            reservoirs.item[part * batch.n_rows + row].count = 0
+            reservoirs.item[part * batch.n_rows + row].tau = INFINITY
 
 
 cdef Py_ssize_t sample_rank(Py_ssize_t keep, Py_ssize_t visits) noexcept nogil:
@@ -193,7 +196,7 @@ cdef Py_ssize_t sample_rank(Py_ssize_t keep, Py_ssize_t visits) noexcept nogil:
 
 
 def search(Cells cells, const float[:, ::1] queries, Py_ssize_t max_visits, bint use_max,
-           Reservoirs reservoirs, const uint8_t[::1] allowed=None):
+           Reservoirs reservoirs, const uint8_t[::1] allowed=None, const int32_t[::1] sizes=None):
     """Rank the points of the best cells for a batch of queries.
 
     Parameters
@@ -205,6 +208,8 @@ def search(Cells cells, const float[:, ::1] queries, Py_ssize_t max_visits, bint
     reservoirs : of size L * b, empty
         Written; candidates of query i by composite index l are in reservoir l * b + i.
     allowed : (positions,) uint8, optional
+    sizes : (cells,) int32, optional
+        Allowed points of each cell: only they count as visits.
     """
     cdef Py_ssize_t n_rows = queries.shape[0], rank
     cdef Reservoirs samples
@@ -216,8 +221,11 @@ def search(Cells cells, const float[:, ::1] queries, Py_ssize_t max_visits, bint
     rank = sample_rank(reservoirs.item[0].keep, max_visits) if n_rows >= GROUP else 0
     samples = Reservoirs(reservoirs.size if rank else 0, rank)
     batch.n_rows, batch.stride, batch.queries = n_rows, queries.shape[1], &queries[0, 0]
-    batch.allowed = NULL if allowed is None else &allowed[0]
+    batch.allowed = NULL
+    if allowed is not None:
+        batch.allowed = &allowed[0]
     batch.use_max = use_max
+    batch.sizes = &cells.sizes[0] if sizes is None else &sizes[0]
     batch.n_opened, batch.capacity = 0, 16 * n_rows
     batch.opened = <uint64_t *>malloc(batch.capacity * sizeof(uint64_t))
     batch.offsets = <Py_ssize_t *>malloc((cells.n_cells + 1) * sizeof(Py_ssize_t))

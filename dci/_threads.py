@@ -53,6 +53,15 @@ class Work:
             with self._lock:
                 self._bar.update(count)
 
+    def silent(self) -> "Work":
+        """Return a Work of the same threads that counts nothing, for work within the work."""
+        return Work(self.num_threads)
+
+    def finish(self) -> None:
+        """Bring the bar to its end, whatever way the work took."""
+        if self._bar is not None:
+            self._bar.update(self._bar.total - self._bar.n)
+
     def run(self, task: Callable[[Any], None], items: Iterable[Any]) -> None:
         """Call task(item) for every item; the first error stops the others and is raised."""
         items = list(items)

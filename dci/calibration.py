@@ -21,6 +21,7 @@ _NS_QUERY = 2000.0  # what every ranked query costs
 
 _NOT_FOUND = np.iinfo(np.int64).max
 _N_BUDGETS = 24
+_LEAST_K = 10
 _MARGIN = 1.5  # standard errors that the held-out recall stays above the wanted one
 
 
@@ -72,6 +73,8 @@ class Calibration:
 
         With a margin for the noise of that estimate; None if no budget measured reaches it.
         """
+        # Fewer neighbours say too little; and the nearer ones are no harder to find.
+        k = min(max(k, _LEAST_K), self.max_k)
         if (k, recall) not in self._budgets:
             self._budgets[k, recall] = self._with_margin(k, recall)
         return self._budgets[k, recall]

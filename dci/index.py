@@ -155,6 +155,7 @@ class DCI:
         # Points pass twice: when they are assigned to cells and when they are copied there.
         with Work(threads, 2 * len(points), "fit", "points", self.verbose) as work:
             engine = build(points, absmax, sample, self._params, rng, work)
+            work.finish()
         self._engine, self._absmax = engine, absmax
         self.stats_ = self._stats(engine)
         return self
@@ -212,7 +213,11 @@ class DCI:
         allowed = None if filter is None else check.as_filter(filter, n, "filter")
         show = self.verbose and len(queries) >= _LARGE
         with Work(threads, len(queries), "query", "queries", show) as work:
-            plan = self._budget(k, wanted, candidates, visits, absmax, work)
+            # The k-th allowed point is about the (k / share)-th of all.
+            reach = k if allowed is None else -(-k * n // max(1, np.count_nonzero(allowed)))
+            plan = self._budget(int(reach), wanted, candidates, visits, absmax, work)
+            if allowed is not None and plan is not None and engine.ranker is not None and not explicit:
+                plan = plan if engine.pays_filtered(engine.ranker, *plan, int(np.count_nonzero(allowed))) else None
             found = self._search(queries, absmax, k, plan, allowed, None, work)
         return Neighbors(*(part[0] for part in found)) if single else Neighbors(*found)
 
@@ -305,7 +310,6 @@ class DCI:
         visits, candidates = plan
         if self._flat() and visits < self._total_visits():
             return self._search_limited(engine, engine.ranker, queries, absmax, k, visits, candidates, allowed, work)
-        visits = min(n, -(-visits * n // max(n_allowed, 1)))
         found = engine.ranker.search(engine.X, queries, absmax, k, visits, candidates, work, allowed, exclude)
         if allowed is not None and candidates >= k:
             self._fill_up(engine.exact, queries, absmax, k, allowed, n_allowed, found, work)
@@ -382,7 +386,8 @@ class DCI:
             return
         short = np.flatnonzero(found[1][:, min(k, n_allowed) - 1] < 0)
         if len(short):
-            again = exact.search(np.ascontiguousarray(queries[short]), absmax, k, work, allowed.view(np.uint8))
+            queries = np.ascontiguousarray(queries[short])
+            again = exact.search(queries, absmax, k, work.silent(), allowed.view(np.uint8))
             found[0][short], found[1][short] = again
 
     def _stats(self, engine: Engine) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Seeded data and the neighbour comparator, shared by all tests."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 from hypothesis import settings
 
 from dci.reference import exact_search
+
+sys.path.append(str(Path(__file__).parents[1]))  # `comparisons`, behind whatever `dci` is being tested
 
 settings.register_profile("dci", derandomize=True, deadline=None, database=None)
 settings.load_profile("dci")

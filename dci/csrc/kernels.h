@@ -78,7 +78,8 @@ typedef struct {
                    const float *bias, ptrdiff_t n_panels, float *out, ptrdiff_t out_stride);
 
     /* The same scores, each pushed into its row's reservoir as (score, position + lane) when it is
-     * below the threshold and, if `allowed` is given, allowed[position + lane] is not 0. */
+     * below the threshold and, if `allowed` is given, allowed[position + lane] is not 0.  That is
+     * read after the score: `allowed` may end with the last point, before lanes that hold none. */
     void (*scan_sum)(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
                      ptrdiff_t dim, const float *panels, const float *bias, ptrdiff_t n_panels,
                      uint32_t position, const uint8_t *allowed);

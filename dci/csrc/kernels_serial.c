@@ -15,16 +15,18 @@ static void affine(const float *const *rows, ptrdiff_t n_rows, ptrdiff_t dim, co
                                                  bias[j], (int)(j % DCI_LANES));
 }
 
+static void push(dci_reservoir *reservoir, float score, uint32_t where, const uint8_t *allowed) {
+    if (score < reservoir->tau && (!allowed || allowed[where])) dci_reservoir_push(reservoir, score, where);
+}
+
 static void scan_sum(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
                      ptrdiff_t dim, const float *panels, const float *bias, ptrdiff_t n_panels,
                      uint32_t position, const uint8_t *allowed) {
     for (ptrdiff_t i = 0; i < n_rows; i++)
         for (ptrdiff_t j = 0; j < n_panels * DCI_LANES; j++) {
-            if (allowed && !allowed[position + j]) continue;
-            dci_reservoir_push(reservoirs[i],
-                               affine_one(rows[i], dim, panels + j / DCI_LANES * dim * DCI_LANES,
-                                          bias[j], (int)(j % DCI_LANES)),
-                               position + (uint32_t)j);
+            float score = affine_one(rows[i], dim, panels + j / DCI_LANES * dim * DCI_LANES, bias[j],
+                                     (int)(j % DCI_LANES));
+            push(reservoirs[i], score, position + (uint32_t)j, allowed);
         }
 }
 
@@ -33,7 +35,6 @@ static void scan_max(const float *const *rows, dci_reservoir *const *reservoirs,
                      const uint8_t *allowed) {
     for (ptrdiff_t i = 0; i < n_rows; i++)
         for (ptrdiff_t j = 0; j < n_panels * DCI_LANES; j++) {
-            if (allowed && !allowed[position + j]) continue;
             const float *lane = panels + j / DCI_LANES * dim * DCI_LANES + j % DCI_LANES;
             float largest = 0;
             for (ptrdiff_t k = 0; k < dim; k++) {
@@ -41,7 +42,7 @@ static void scan_max(const float *const *rows, dci_reservoir *const *reservoirs,
                 if (difference < 0) difference = -difference;
                 if (difference > largest) largest = difference;
             }
-            dci_reservoir_push(reservoirs[i], largest, position + (uint32_t)j);
+            push(reservoirs[i], largest, position + (uint32_t)j, allowed);
         }
 }
 

@@ -303,7 +303,8 @@ class TestOneResult:
         X, Q = large_manifold
         index = dci.DCI(metric, random_state=0, **options).fit(X[:5000], queries=Q[:50])
         Q = Q[50:80]
-        for call in ({}, {"max_candidates": 100, "max_visits": 0.1}, {"recall": 1.0}, {"filter": np.arange(0, 5000, 3)}):
+        some = np.arange(0, 5000, 3)
+        for call in ({}, {"max_candidates": 100, "max_visits": 0.1}, {"recall": 1.0}, {"filter": some}):
             batch = index.query(Q, 10, **call)
             for row in range(0, len(Q), 3):
                 single = index.query(Q[row], 10, **call)
@@ -343,8 +344,9 @@ class TestInstructionSets:
     @pytest.mark.parametrize("name", _kernels.simd_available())
     def test_are_chosen_by_the_environment(self, name):
         script = "import dci; dci.show_config(); print(dci.DCI(random_state=0).fit([[0.0], [1.0]]).query([0.9], 1))"
+        environment = os.environ | {"DCI_SIMD": name}
         run = subprocess.run(
-            [sys.executable, "-c", script], env=os.environ | {"DCI_SIMD": name}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
         )
         assert f"instruction set: {name} " in run.stdout
         assert "indices=array([1])" in run.stdout
