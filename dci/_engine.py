@@ -164,7 +164,7 @@ def build(
     plan = _choose_plan(engine, embedding, queries, params, kind, ranking, rng, work)
     if plan is None:
         return engine
-    engine.ranker = Ranker(X, embedding, plan, rng, work)
+    engine.ranker = Ranker(embedding, plan, rng, work)
     if params.all_auto:
         k = min(_PILOT_K, engine._most_neighbours())
         if engine.budget(k, params.recall, work) is None:

@@ -57,7 +57,7 @@ class Ranker:
     Memory: L * m + 1 + L floats a point.  Time to build: n * L * m * (2 * width + n_cells) products.
     """
 
-    def __init__(self, X: FloatArray, embedding: Embedding, plan: Plan, rng: np.random.Generator, work: Work) -> None:
+    def __init__(self, embedding: Embedding, plan: Plan, rng: np.random.Generator, work: Work) -> None:
         self.embedding = embedding
         self.plan = plan
         self._point_panels = panels_of(plan.for_points.T)
