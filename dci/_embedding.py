@@ -34,12 +34,12 @@ class Embedding:
         self.lifted = metric == "ip" and lifted
         row_scale = extra = None
         if metric == "cosine":
-            row_scale = inverse_norms(X, self.scale)
+            self.scale, row_scale = 1.0, inverse_norms(X)
         if self.lifted:
-            inverse = inverse_norms(X, self.scale)
+            inverse = inverse_norms(X).astype(np.float64)
             norms = np.divide(1.0, inverse, out=np.zeros_like(inverse), where=inverse > 0)
             longest = float(norms.max(initial=0.0)) or 1.0
-            self.scale /= longest
+            self.scale = 1.0 / longest
             extra = np.sqrt(np.maximum(1.0 - np.square(norms / longest), 0.0)).astype(np.float32)
         self.center = sample_mean(Rows(X, self.scale, row_scale, extra))
         self.points = Rows(X, self.scale, row_scale, extra, self.center)
@@ -49,10 +49,5 @@ class Embedding:
         """Rows of queries; their order of points does not depend on the scale of an ip query."""
         if self.metric == "l2":
             return Rows(Q, self.scale, None, None, self.center)
-        scale = power_of_two(absmax)
-        inverse = inverse_norms(Q, scale)
-        if self.metric == "cosine":
-            return Rows(Q, scale, inverse, None, self.center)
-        if self.lifted:
-            return Rows(Q, scale, inverse, np.zeros(len(Q), np.float32), self.center)
-        return Rows(Q, scale, inverse)
+        extra = np.zeros(len(Q), np.float32) if self.lifted else None
+        return Rows(Q, 1.0, inverse_norms(Q), extra, None if self.product else self.center)

@@ -58,7 +58,10 @@ class ExactSearch:
         self.X = X
         self.metric = metric
         self.scale = power_of_two(absmax)
-        self.row_scale = inverse_norms(X, self.scale) if metric == "cosine" else None
+        self.row_scale = inverse_norms(X) if metric == "cosine" else None
+        # Rows so short that float32 cannot normalise them: only float64 ranks them right.
+        longest = 0.0 if self.row_scale is None else self.row_scale.max(initial=0.0)
+        self._only_direct = bool(longest == np.finfo(np.float32).max)
 
     def unit(self, q_absmax: float) -> float:
         """Return the factor that inner products with such queries are compared with."""
@@ -70,9 +73,9 @@ class ExactSearch:
             scale = min(self.scale, power_of_two(q_absmax))
             center = sample_mean(Rows(self.X, scale))
             return Rows(self.X, scale, center=center), Rows(Q, scale, center=center), -2.0
-        q_scale = power_of_two(q_absmax)
-        q_row_scale = inverse_norms(Q, q_scale) if self.metric == "cosine" else None
-        return Rows(self.X, self.scale, self.row_scale), Rows(Q, q_scale, q_row_scale), -1.0
+        if self.metric == "cosine":
+            return Rows(self.X, 1.0, self.row_scale), Rows(Q, 1.0, inverse_norms(Q)), -1.0
+        return Rows(self.X, self.scale), Rows(Q, power_of_two(q_absmax)), -1.0
 
     def search(
         self,
@@ -97,7 +100,7 @@ class ExactSearch:
         keep = wanted + max(16, wanted // 4)
         pending = np.arange(nq)
         for more in (1, 16, 256):  # where many points are equally far, doubt remains until more of them are kept
-            if len(pending) <= _FEW or n == 0 or (more > 1 and more * keep > n // 4):
+            if len(pending) <= _FEW or n == 0 or self._only_direct or (more > 1 and more * keep > n // 4):
                 break
             own = None if exclude is None else exclude[pending]
             part = Q if len(pending) == nq else Q[pending]

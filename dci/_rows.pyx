@@ -5,6 +5,7 @@ and extra coordinate, and only ever a few rows exist in that form.
 """
 import numpy as np
 
+from libc.float cimport FLT_MAX
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
@@ -65,8 +66,8 @@ def prepared(Rows rows, ids):
     return out
 
 
-def inverse_norms(const float[:, ::1] data, double scale):
-    """1 / |data[i] * scale|, (n,) float32; 0 for a zero row."""
+def inverse_norms(const float[:, ::1] data):
+    """1 / |data[i]|, (n,) float32; 0 for a zero row, the largest float where it would be more."""
     out = np.zeros(data.shape[0], np.float32)
     cdef float[::1] view = out
     cdef double norm2
@@ -75,7 +76,7 @@ def inverse_norms(const float[:, ::1] data, double scale):
         for i in range(data.shape[0]):
             norm2 = table().dot(&data[i, 0], &data[i, 0], data.shape[1])
             if norm2 > 0:
-                view[i] = <float>(1 / (sqrt(norm2) * scale))
+                view[i] = <float>min(1 / sqrt(norm2), <double>FLT_MAX)
     return out
 
 

@@ -178,8 +178,8 @@ static ptrdiff_t argmin(const float *values, ptrdiff_t n) {
         float smallest = least[0][0];
         for (int lane = 1; lane < WIDTH; lane++)
             if (least[0][lane] < smallest) smallest = least[0][lane];
-        while (!any_lane(load(values + best) == smallest)) best += WIDTH;
-        while (values[best] != smallest) best++;
+        while (best + WIDTH < i && !any_lane(load(values + best) == smallest)) best += WIDTH;
+        while (best + 1 < i && values[best] != smallest) best++; /* bounded: NaN equals nothing */
     }
     for (; i < n; i++)
         if (values[i] < values[best]) best = i;

@@ -440,3 +440,17 @@ class TestDirections:
         np.testing.assert_allclose(basis.T @ basis, np.eye(6), atol=1e-3)
         unit = columns / np.float32(scale)
         np.testing.assert_allclose(basis @ (basis.T @ unit), unit, atol=1e-3)
+
+
+@pytest.mark.parametrize("ranking", ["max", "sum"])
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+def test_magnitudes_from_subnormal_to_1e30_in_one_index(metric, ranking):
+    X = np.random.default_rng(0).standard_normal((3000, 20)).astype(np.float32)
+    X[::3] *= np.float32(1e30)
+    X[1::3] *= np.float32(1e-30)
+    X[5], X[7] = 1e-42, 0
+    index = dci.DCI(metric, directions="principal", ranking=ranking, n_simple=8, n_levels=2, random_state=0).fit(X)
+    every = index.query(X[:40], 5, max_candidates=1.0, max_visits=1.0)
+    np.testing.assert_array_equal(every.indices, dci.exact(X, X[:40], 5, metric).indices)
+    if metric == "cosine":
+        assert every.indices[5, 0] == 5
