@@ -11,8 +11,7 @@ DEMO := .venv-demo/bin
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD := setup.py --quiet build_ext --inplace
 
-# attention's tests will need torch: add it to these extras then.
-TEST_EXTRAS := test,lint
+TEST_EXTRAS := test,lint,transformers
 PACKAGES := $(wildcard dci attention)
 LINTED := $(wildcard setup.py dci attention tests comparisons)
 SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/*.pyi $p/py.typed $p/*.pyx $p/*.pxd $p/csrc/*))
@@ -65,7 +64,8 @@ bench: $(BENCH)/.installed  ## every comparison once, on little data: does it ru
 
 bench-full: $(BENCH)/.installed  ## the comparisons that the README quotes
 	$(BENCH)/python $(BUILD)
-	$(BENCH)/python -m pytest comparisons --benchmark-only $(PYTEST_ARGS)
+	$(BENCH)/python -m pytest comparisons --benchmark-only --benchmark-autosave --results results/full.json $(PYTEST_ARGS)
+	$(BENCH)/python -m comparisons report results/full.json
 
 # Development installs are editable, their modules built in place with the pinned tools; the demo's is the ordinary
 # isolated build that a user gets.

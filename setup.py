@@ -23,7 +23,16 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
 
 # Cython modules. Those in OWNS_KERNELS link dci/csrc; the others reach it with cimport, so its table exists once.
-MODULES = ("dci._cells", "dci._exact", "dci._kernels", "dci._rescore", "dci._rows", "dci._search")
+MODULES = (
+    "attention._field",
+    "attention._order",
+    "dci._cells",
+    "dci._exact",
+    "dci._kernels",
+    "dci._rescore",
+    "dci._rows",
+    "dci._search",
+)
 OWNS_KERNELS = {"dci._kernels"}
 
 # Architecture (as platform tags end) -> instruction set -> flags of the files *_<instruction set>.c.

@@ -2,11 +2,16 @@
 
 ::
 
-    __main__.py   python -m comparisons knn | memory
-    knn.py        the k-NN question: which rivals run on which data, and the table
-    harness.py    timing, recall recomputed from the returned ids, sweeps
-    machine.py    what it is, memory of a child process, JSON on disk
+    __main__.py   python -m comparisons run | report | list | memory
+    suites.py     the questions: what is measured on which data
+    harness.py    timing, sweeps, rivals that take turns
+    truth.py      recall recomputed from the returned ids
+    results.py    a run on disk: steps, rows, going on after an interruption
     adapters.py   one class a rival, build and query arguments apart
-    datasets.py   seeded, offline, cached data
+    datasets.py   seeded, offline, checksummed data
+    machine.py    what it is, memory of a child process
+    bars.py       what is asked of dci
+    tables.py     rows as text, and a recommendation in words
+    figures.py    rows as figures (plots.py: what these share); report.py puts them on one page
     test_*.py     pytest-benchmark suites, one file a question
 """

@@ -1,21 +1,24 @@
-"""``python -m comparisons``: measure on this machine, print tables, keep the raw results."""
+"""``python -m comparisons``: measure on this machine, print tables, keep the raw results, draw the report."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 
-from comparisons import knn, machine
-from comparisons.adapters import DCI
-from comparisons.datasets import ComparisonError, load
-from comparisons.harness import THREADS, Setting
+from comparisons import adapters, machine, results, suites, tables
+from comparisons.datasets import DATASETS, FILE_TYPES, SIZED, ComparisonError, load
+from comparisons.harness import THREADS
+from comparisons.results import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; return the exit code, 2 for what the user can put right."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
+    options.command = shlex.join(["python", "-m", "comparisons", *arguments])
     try:
         return options.run(options)
     except ComparisonError as error:
@@ -23,64 +26,112 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def run_knn(options: argparse.Namespace) -> int:
-    """Compare total times at equal recall; after each data set the results are saved."""
-    names = options.data or (knn.SMOKE if options.smoke else tuple(knn.GOALS))
-    repeats = options.repeats or (1 if options.smoke else 3)
-    done: list[knn.Comparison] = []
-    kept: dict = {"environment": machine.environment(options.threads), "knn": []}
-    for name in names:
-        goal = knn.GOALS.get(name)
-        wanted = options.recall or (goal.recall if goal else 0.9)
-        print(f"{name} at recall {wanted} …", file=sys.stderr, flush=True)
-        done.append(knn.compare(knn.load(name, options.smoke), wanted, repeats, options.threads))
-        kept["knn"].append(row := {**done[-1].record(), "memory": None})
-        _save(options.out, kept)
-        if not options.smoke:
-            row["memory"] = machine.memory_growth(name, wanted, options.threads)
-            _save(options.out, kept)
-    print(knn.totals_table(done), end="\n\n")
-    print(knn.others_table(done))
-    memory_rows = [["data", "data itself", "peak growth over fit and query", "times the data"]]
-    for row in kept["knn"]:
-        if memory := row["memory"]:
-            sizes = [f"{memory[key] / 1e6:.0f} MB" for key in ("data_bytes", "growth_bytes")]
-            memory_rows.append([row["data"], *sizes, f"{memory['times_data']:.2f}"])
-    if len(memory_rows) > 1:
-        print("\n" + knn.table(memory_rows))
-    if any(c.busy for c in done):
-        print("\nThe machine was busy (repeats differ by more than 20 %): run again when it is quiet.")
+def run_suites(options: argparse.Namespace) -> int:
+    """Measure, print the tables, and on the user's own data say what to use."""
+    chosen = suites.named(options.suite)
+    rivals = tuple(adapters.named(options.rivals)) if options.rivals else ()
+    asked = suites.Options(options.recall, rivals, options.repeats or (1 if options.smoke else 3), options.smoke)
+    stem = "all" if len(chosen) == len(suites.SUITES) else "+".join(suite.name for suite in chosen)
+    path = options.out or (results.latest_unfinished(stem) if options.resume else results.new_path(stem))
+    for name in options.data or ():
+        suites.load(name, options.smoke)  # what cannot be read is said before anything is measured
+    run = Run(path, options.threads, options.resume, options.command)
+    left_out = [rival.package for key, rival in adapters.RIVALS.items() if not adapters.installed(rival)]
+    if left_out and not rivals:
+        print(f"not installed, so left out: {', '.join(left_out)}", file=sys.stderr)
+    try:
+        for suite in chosen:
+            for name in options.data or suite.names(options.smoke):
+                suite.run(run, name, asked)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {path} keeps what was measured, --resume goes on with it", file=sys.stderr)
+        return 130
+    run.finish()
+    _print(run.rows(), [suite.name for suite in chosen], own_data=bool(options.data))
+    print(f"\nraw results: {path}; python -m comparisons report {path} draws them")
     return 0
 
 
-def _save(path: Path | None, kept: dict) -> None:
-    if path:
-        machine.save(path, kept)
+def _print(rows: list[results.Row], names: list[str], own_data: bool) -> None:
+    for name in names:
+        if len(table := tables.of_suite(rows, name)) > 1:
+            print(f"{suites.SUITES[name].name}: {suites.SUITES[name].question}\n\n{tables.markdown(table)}\n")
+    if own_data and "knn" in names:
+        for data in dict.fromkeys(row["data"] for row in results.select(rows, "knn")):
+            print(tables.recommendation(rows, data))
+    elif results.busy(results.select(rows, *names)):
+        print("The machine was busy (repeats differ by more than 20 %): run again when it is quiet.")
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """Draw the figures and the page."""
+    from comparisons import report
+
+    paths = options.results or sorted(Path("results").glob("*.json"))
+    if not paths:
+        raise ComparisonError("no results: name files, or run `python -m comparisons run` first")
+    page = report.write([results.read(path) for path in paths], options.out)
+    print(page)
+    return 0
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print what there is: suites, data sets, rivals."""
+    print("suites (minutes of a full run)")
+    for suite in suites.SUITES.values():
+        print(f"  {suite.name:<14} {suite.minutes:>3}  {suite.question}")
+    print(f"\ndata sets\n  {', '.join(DATASETS)}\n  {', '.join(SIZED)}\n  any {', '.join(FILE_TYPES)} file")
+    print("\nrivals")
+    for rival in adapters.RIVALS.values():
+        state = "" if adapters.installed(rival) else f"  (not installed: pip install {rival.package})"
+        print(f"  {rival.key:<14} {rival.name}{state}")
+    return 0
 
 
 def run_memory(options: argparse.Namespace) -> int:
     """Print, as one line of JSON, the memory that fit and query of `dci` need in this process."""
-    setting = Setting(DCI, {"recall": options.recall})
-    print(json.dumps(machine.own_memory_growth(setting, load(options.data), knn.K, options.threads)))
+    print(json.dumps(machine.own_memory_growth(options.recall, load(options.data), suites.K, options.threads)))
     return 0
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number in (0, 1], got {text}")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m comparisons", description=__doc__)
-    commands = parser.add_subparsers(required=True)
-    total = commands.add_parser("knn", help="total time of k-NN at equal recall")
-    total.add_argument("--data", action="append", metavar="NAME", help="a data set or a file; repeatable")
-    total.add_argument("--recall", type=float, help="wanted recall@10 (default: the data set's goal)")
-    total.add_argument("--repeats", type=int, help="rounds (default 3)")
-    total.add_argument("--out", type=Path, metavar="JSON", help="keep the raw results here")
-    total.add_argument("--smoke", action="store_true", help="small subsets, under a minute")
-    total.set_defaults(run=run_knn)
+    commands = parser.add_subparsers(required=True, metavar="run | report | list | memory")
+    run = commands.add_parser("run", help="measure")
+    run.add_argument("--suite", default="knn", metavar="NAME", help="suites, comma-separated, or all (default knn)")
+    run.add_argument("--data", action="append", metavar="NAME", help="a data set or a file; repeatable")
+    run.add_argument("--recall", type=_share, help="wanted recall@10 (default: the data set's own)")
+    run.add_argument("--rivals", metavar="NAMES", help="comma-separated; dci always runs (default: all installed)")
+    run.add_argument("--repeats", type=_positive, help="rounds of the final (default 3)")
+    run.add_argument("--out", type=Path, metavar="JSON", help="the file to keep (default: a new one in results/)")
+    run.add_argument("--resume", action="store_true", help="go on with --out, or with the last interrupted run")
+    run.add_argument("--smoke", action="store_true", help="little data, one round")
+    run.set_defaults(run=run_suites)
+    report = commands.add_parser("report", help="draw results as one HTML page and PNGs")
+    report.add_argument("results", nargs="*", type=Path, metavar="results.json", help="default: all in results/")
+    report.add_argument("--out", type=Path, default=Path("results/report"), metavar="DIR", help="where to write")
+    report.set_defaults(run=run_report)
+    commands.add_parser("list", help="suites, data sets and rivals").set_defaults(run=run_list)
     memory = commands.add_parser("memory", help="memory of fit and query, as a multiple of the data")
     memory.add_argument("--data", required=True, metavar="NAME")
-    memory.add_argument("--recall", type=float, default=0.9)
+    memory.add_argument("--recall", type=_share, default=suites.RECALL)
     memory.set_defaults(run=run_memory)
-    for command in (total, memory):
-        command.add_argument("--threads", type=int, default=THREADS, help="threads for every rival")
+    for command in (run, memory):
+        command.add_argument("--threads", type=_positive, default=THREADS, help="threads for every rival (default 2)")
     return parser
 
 

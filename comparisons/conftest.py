@@ -1,33 +1,137 @@
-"""Options and fixtures of the benchmark suites."""
+"""Options and fixtures of the benchmark suites.
+
+A suite's file names its `SUITE`; its tests take `name` (a data set) and `rival`, and are made for all that the suite
+looks at. The harness measures once a session; pytest-benchmark then times the best setting of each rival, which is what
+--benchmark-compare, --benchmark-autosave and --benchmark-histogram see. Ratios come from the harness, where the rivals
+take turns. Recall, parameters, versions, CPU and instruction set are in ``extra_info``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
 
 import pytest
 
-from comparisons import machine
-from comparisons.datasets import ComparisonError
-from comparisons.harness import THREADS
+from comparisons import bars, suites
+from comparisons.adapters import RIVALS, Adapter, installed
+from comparisons.datasets import ComparisonError, MissingPackageError
+from comparisons.harness import THREADS, Bench, Measurement, Setting
+from comparisons.results import Row, Run, busy
+from comparisons.suites import Options, Suite
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--smoke", action="store_true", help="small subsets, under a minute, no bars on time")
+    group = parser.getgroup("comparisons")
+    group.addoption("--smoke", action="store_true", help="little data, under a minute, no bars on time")
+    group.addoption(
+        "--results", type=Path, metavar="JSON", help="keep every step here; goes on with a file that exists"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    suite = getattr(metafunc.module, "SUITE", None)
+    if suite and "rival" in metafunc.fixturenames:
+        metafunc.parametrize("rival", suite.rivals)
+    if suite and "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", suite.names(metafunc.config.getoption("--smoke")), scope="session")
 
 
 @pytest.fixture(scope="session")
-def smoke(pytestconfig: pytest.Config) -> bool:
-    """Whether this is a smoke run."""
-    return bool(pytestconfig.getoption("--smoke"))
+def options(pytestconfig: pytest.Config) -> Options:
+    smoke = bool(pytestconfig.getoption("--smoke"))
+    return Options(smoke=smoke, repeats=1 if smoke else 3)
 
 
 @pytest.fixture(scope="session")
-def environment() -> dict:
-    """Versions, CPU, instruction set and threads, looked up once."""
-    return machine.environment(THREADS)
+def run(pytestconfig: pytest.Config):
+    """Give the session's run: in memory, or in the file of --results."""
+    try:
+        run = Run(
+            pytestconfig.getoption("--results"), THREADS, resume=True, command=" ".join(["pytest", *sys.argv[1:]])
+        )
+    except ComparisonError as error:
+        pytest.exit(f"comparisons: {error}", returncode=2)
+    yield run
+    run.finish()
 
 
-@pytest.fixture(autouse=True)
-def recorded_environment(request: pytest.FixtureRequest, environment: dict) -> None:
-    """Put the environment next to every benchmark's result."""
-    if "benchmark" in request.fixturenames:
-        request.getfixturevalue("benchmark").extra_info["environment"] = environment
+@pytest.fixture
+def measured(benchmark, run: Run, options: Options) -> Callable[[Suite, str], list[Row]]:
+    """Return a function that measures a suite on a data set, if the run has not yet, and returns the rows."""
+
+    def measure(suite: Suite, name: str) -> list[Row]:
+        suite.run(run, name, options)
+        rows = run.rows(suite.name, data=name)
+        benchmark.group = f"{suite.name}, {name}"
+        benchmark.extra_info.update(environment=run.content["sessions"][-1], rows=rows, busy=bool(busy(rows)))
+        return rows
+
+    return measure
+
+
+@pytest.fixture
+def asked(benchmark, options: Options, measured) -> Callable[[Suite, str], None]:
+    """Return a function that times the measuring itself, where there is no rival, and asserts the bars."""
+
+    def judge(suite: Suite, name: str) -> None:
+        check(benchmark.pedantic(measured, (suite, name)), options)
+
+    return judge
+
+
+@pytest.fixture
+def timed(benchmark, run: Run, options: Options, measured) -> Callable[..., None]:
+    """Return a function that measures a suite, times one rival's best setting, and asserts the bars with `dci`'s."""
+
+    def judge(suite: Suite, name: str, rival: str, what: str = "total") -> None:
+        if not installed(RIVALS[rival]):
+            pytest.skip(f"{rival} is not installed")
+        rows = measured(suite, name)
+        row = pick([row for row in rows if row["rival"] == RIVALS[rival].name], what)
+        if row is None:
+            pytest.skip(f"no setting of {rival} reaches the recall on {name}")
+        benchmark.extra_info.update(row, rows=[other for other in rows if other["rival"] == row["rival"]])
+        data, k, rounds = suites.load(name, options.smoke), row["k"], 1 if options.smoke else 3
+        bench, setting = Bench(data, k, run), Setting(RIVALS[rival], row["build"], row["search"])
+
+        def fit() -> Adapter:
+            index = setting.rival(bench.threads, **setting.build)
+            index.fit(data.points)
+            return index
+
+        with bench.limits():
+            if what == "fit":
+                benchmark.pedantic(fit, rounds=rounds)
+            elif what == "total":
+                benchmark.pedantic(lambda: fit().query(data.queries, k, **setting.search), rounds=rounds)
+            else:
+                index, size = fit(), row["batch"]
+                starts = cycle(range(0, len(data.queries), size))
+                some = lambda: ((data.queries[(start := next(starts)) : start + size], k), setting.search)  # noqa: E731
+                benchmark.pedantic(index.query, setup=some, rounds=5 if options.smoke else max(5, 1_000 // size))
+        if rival == "dci":
+            check(rows, options)
+
+    return judge
+
+
+def pick(rows: list[Row], what: str) -> Row | None:
+    """Return the row to time: of the largest batches, the usual k and a common recall, the fastest."""
+    if what == "batch":
+        return max(rows, key=lambda row: row["batch"], default=None)
+    enough = [row for row in rows if row["k"] == suites.K and row["recall"] >= (row["wanted"] or suites.RECALL) - 0.02]
+    cost = (lambda row: row["median"]) if what == "single" else (lambda row: Measurement.of(row).total)
+    return min(enough, key=cost, default=None)
+
+
+def check(rows: list[Row], options: Options) -> None:
+    """Assert the bars; those on time in full runs only."""
+    missed = [bar for bar in bars.bars(rows) if not bar.holds and not (bar.timed and options.smoke)]
+    quiet = "the machine was busy" if busy(rows) else "on a quiet machine"
+    assert not missed, f"{missed} ({quiet})"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -35,5 +139,5 @@ def pytest_runtest_call(item: pytest.Item):
     """Skip, with its one line, what needs a package that is not installed."""
     try:
         return (yield)
-    except ComparisonError as error:
+    except MissingPackageError as error:
         pytest.skip(str(error))

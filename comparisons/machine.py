@@ -1,4 +1,4 @@
-"""The machine: what it is, how much memory a rival needs on it, and results on disk."""
+"""The machine: what it is, and how much memory `dci` needs on it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from comparisons.adapters import Arguments
-from comparisons.datasets import Dataset, optional
-from comparisons.harness import THREADS, Setting, plain
+from comparisons.adapters import DCI, Arguments
+from comparisons.datasets import ComparisonError, Dataset
+
+PACKAGES = ("dci-attention", "numpy", "faiss-cpu", "hnswlib", "lorann", "scikit-learn", "torch", "transformers")
 
 
-def memory_growth(name: str, wanted: float, threads: int = THREADS) -> Arguments:
+def memory_growth(name: str, wanted: float, threads: int) -> Arguments:
     """Measure, in a process of its own, how much memory fit and query need on top of the data.
 
     Returns
@@ -34,23 +35,22 @@ def memory_growth(name: str, wanted: float, threads: int = THREADS) -> Arguments
     environ = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+        raise ComparisonError(f"the memory measurement failed: {' '.join(done.stderr.split())[-300:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def own_memory_growth(setting: Setting, data: Dataset, k: int, threads: int) -> Arguments:
+def own_memory_growth(wanted: float, data: Dataset, k: int, threads: int) -> Arguments:
     """Do the work of `memory_growth` in this process (Linux: the peak is reset through /proc)."""
-    rival = setting.rival(threads, **setting.build)
-    optional("dci", "the memory measurement", "dci-attention")  # code is not what is measured
+    rival = DCI(threads, recall=wanted)
+    DCI.load()  # code is not what is measured
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_bytes("VmRSS")
     rival.fit(data.points)
     after_fit = _status_bytes("VmHWM")
-    rival.query(data.queries, k, **setting.search)
+    rival.query(data.queries, k)
     growth = _status_bytes("VmHWM") - before
     return {
-        "label": setting.label,
         "data_bytes": data.points.nbytes,
         "fit_growth_bytes": after_fit - before,
         "growth_bytes": growth,
@@ -68,40 +68,51 @@ def _status_bytes(entry: str) -> int:
 def environment(threads: int) -> Arguments:
     """Return versions, CPU, instruction set, load and thread count."""
     versions = {}
-    for package in ("dci-attention", "numpy", "faiss-cpu", "scikit-learn", "torch"):
+    for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    cpu, config = platform.processor(), ""
+    cpu = platform.processor()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "commit": _commit(),
+        "versions": versions,
+        "cpu": cpu,
+        "cpus": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "threads": threads,
+        "instruction_set": _instruction_set(),
+        "faiss_options": _faiss_options(),
+    }
+
+
+def _instruction_set() -> str:
     with contextlib.suppress(ImportError):
         import dci
 
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             dci.show_config()
-        config = printed.getvalue()
-    faiss_options = ""
+        for line in printed.getvalue().splitlines():
+            if line.startswith("instruction set:"):
+                return line.partition(":")[2].strip()
+    return ""
+
+
+def _faiss_options() -> str:
     with contextlib.suppress(ImportError):
         import faiss
 
-        faiss_options = faiss.get_compile_options()
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "cpu": cpu,
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "threads": threads,
-        "dci": config.splitlines(),
-        "faiss": faiss_options.split(),
-    }
+        return faiss.get_compile_options().strip()
+    return ""
 
 
-def save(path: Path, content: Arguments) -> None:
-    """Write JSON whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(plain(content), indent=1) + "\n")
-    os.replace(partial, path)
+def _commit() -> str:
+    """Return the commit of this source tree, with a + if it is changed."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return ""

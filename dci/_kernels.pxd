@@ -33,6 +33,15 @@ cdef extern from "csrc/kernels.h" nogil:
         uint32_t (*absmax_bits)(const float *row, Py_ssize_t dim) noexcept nogil
         double (*distance2)(const float *a, const float *b, Py_ssize_t dim) noexcept nogil
         double (*dot)(const float *a, const float *b, Py_ssize_t dim) noexcept nogil
+        void (*combine)(const float *weights, Py_ssize_t row_stride, Py_ssize_t depth_stride,
+                        Py_ssize_t n_rows, Py_ssize_t depth, const float *values,
+                        Py_ssize_t value_stride, Py_ssize_t width, float *out,
+                        Py_ssize_t out_stride) noexcept nogil
+        void (*exponentials)(float *scores, Py_ssize_t stride, Py_ssize_t n_rows, Py_ssize_t n,
+                             const float *shifts, float *sums) noexcept nogil
+        float (*largest)(const float *values, Py_ssize_t n) noexcept nogil
+        Py_ssize_t (*take_above)(float *values, const float *gains, Py_ssize_t n, float limit,
+                                 int32_t *taken, float *taken_sum) noexcept nogil
 
     void reservoir_cut "dci_reservoir_cut"(Reservoir *reservoir, int32_t most)
     void reservoir_push "dci_reservoir_push"(Reservoir *reservoir, float score, uint32_t position)

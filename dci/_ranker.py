@@ -1,27 +1,24 @@
 """The ranked index: projected points in cells, searched in batches."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import _cells, _search
+from . import _search
 from ._cells import Cells
 from ._embedding import Embedding
 from ._exact_search import block_rows, power_of_two
 from ._kernels import Reservoirs
 from ._rescore import METRICS, rescore
-from ._rows import Rows, multiply, pack, panels_of, project
+from ._rows import Rows, pack, panels_of, project
 from ._threads import Work, blocks, even_blocks
 from ._types import FloatArray, IdArray
+from .cells import center_panels, k_means, nearest_of
 
 LANES = 16
 _BLOCK = 4096  # points that are projected together
 _BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second
-_KMEANS_ROUNDS = 3
 _SAMPLE_PER_CELL = 16
-_MANY_REGIONS = 12  # from which points find their cell through regions of cells
-_FIELD_OF_VIEW = 3  # a region looks at a third of the centres
 _STRAY = 6.0  # times the mean squared distance to the own centre
 _MAX_STRAYS = 0.01  # of all points
 
@@ -87,7 +84,7 @@ class Ranker:
         ids = rng.choice(n, size, replace=False).astype(np.int32)
         sample = self.project_points(ids)
         width = self.plan.for_points.shape[1]
-        return _k_means(sample[:, :width], n_cells, work)
+        return k_means(sample[:, :width], n_cells, work)
 
     def _assign(self, centers: FloatArray, work: Work) -> tuple[IdArray, FloatArray]:
         """Find the nearest centre of every point and the squared distance to it."""
@@ -97,7 +94,7 @@ class Ranker:
         if len(centers) == 0:
             work.tick(n)
             return cell_of, gap
-        nearest = _nearest(centers, work)
+        nearest = nearest_of(centers, work)
 
         def assign(block: tuple[int, int]) -> None:
             start, stop = block
@@ -243,63 +240,6 @@ class Ranker:
             order = np.argsort(score, kind="stable")[:keep]
             found.append(ids[ids >= 0][order[score[order] < np.inf]])
         return found
-
-
-def _k_means(sample: FloatArray, n_centers: int, work: Work) -> FloatArray:
-    """Centres by a few rounds of Lloyd's algorithm from the first rows, (n_centers, M)."""
-    sample = np.ascontiguousarray(sample)
-    centers = sample[:n_centers].copy()
-    if n_centers < 2:
-        return centers
-    nearest = np.empty(len(sample), np.int32)
-    gap = np.empty(len(sample), np.float32)
-    for _ in range(_KMEANS_ROUNDS):
-        panels, bias = center_panels(centers)
-
-        def assign(block: tuple[int, int], panels: FloatArray = panels, bias: FloatArray = bias) -> None:
-            part = slice(*block)
-            _cells.nearest(sample[part], panels, bias, nearest[part], gap[part])
-
-        work.run(assign, even_blocks(len(sample), _BLOCK, work.num_threads))
-        order = np.argsort(nearest, kind="stable")
-        counts = np.bincount(nearest, minlength=n_centers)
-        filled = np.flatnonzero(counts)
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[filled]
-        sums = np.add.reduceat(sample[order], starts, axis=0, dtype=np.float64)
-        centers[filled] = sums / counts[filled, None]
-    return centers
-
-
-def _nearest(centers: FloatArray, work: Work) -> Callable[[FloatArray, IdArray, FloatArray], None]:
-    """How points find their centre.
-
-    Among all; where those are many, one level down from the region they lie in, among the centres
-    around it.
-    """
-    n_regions = round(np.sqrt(len(centers)))
-    if n_regions < _MANY_REGIONS:
-        panels, bias = center_panels(centers)
-        return lambda rows, out, gap: _cells.nearest(rows, panels, bias, out, gap)
-    regions = _k_means(centers, n_regions, work)
-    squared = np.square(centers).sum(1) - 2.0 * multiply(regions, centers.T)
-    around = np.argsort(squared, axis=1)[:, : -(-len(centers) // _FIELD_OF_VIEW)]
-    packed = [center_panels(centers[ids]) for ids in around]
-    lists = np.stack([panels for panels, _ in packed])
-    biases = np.stack([bias for _, bias in packed])
-    names = np.zeros(biases.shape, np.int32)
-    names[:, : around.shape[1]] = around
-    region_panels, region_bias = center_panels(regions)
-    return lambda rows, out, gap: _cells.nearest_by_region(
-        rows, region_panels, region_bias, lists, biases, names, out, gap
-    )
-
-
-def center_panels(centers: FloatArray, product: bool = False) -> tuple[FloatArray, FloatArray]:
-    """Centres as panels, and what their scores start from."""
-    panels = panels_of(centers)
-    bias = np.full(panels.shape[0] * LANES, np.inf, np.float32)
-    bias[: len(centers)] = 0.0 if product else np.einsum("ij,ij->i", centers, centers)
-    return panels, bias
 
 
 def mark_empty(panels: FloatArray, ids: IdArray) -> None:

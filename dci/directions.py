@@ -14,6 +14,11 @@ _OVERSAMPLING = 8
 _ROUNDS = 3
 
 
+def project(rows: FloatArray, directions: FloatArray) -> FloatArray:
+    """Multiply rows (n, width) by directions (width, count), on the calling thread alone."""
+    return multiply(rows, directions)
+
+
 def random_directions(width: int, count: int, rng: np.random.Generator) -> FloatArray:
     """`count` independent directions, uniform on the unit sphere (Li & Malik 2016), (width, count)."""
     matrix = rng.standard_normal((width, count))
@@ -91,6 +96,25 @@ def product_directions(points: FloatArray, queries: FloatArray, count: int) -> t
     for_queries = multiply(inverse_q, left[:, :count]) * scale
     for_points = multiply(inverse_x, right[:count].T) * scale
     return for_points.astype(np.float32), for_queries.astype(np.float32)
+
+
+def score_directions(points: FloatArray, queries: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
+    """Coordinates in which distances are differences of inner products, (width, count) each.
+
+    For points, |x' - y'|^2 is the mean of (q . x - q . y)^2 over the queries, but for what the best `count`
+    directions leave out; for queries likewise over the centred points. Both share the singular vectors of
+    `product_directions`.
+
+    Parameters
+    ----------
+    points : (s, width) float32
+        Centred rows.
+    queries : (t, width) float32
+    """
+    root_q, _ = _square_root(queries)
+    root_x, _ = _square_root(points)
+    left, _, right = svd(multiply(root_q, root_x))
+    return multiply(root_q, left[:, :count]), multiply(root_x, right[:count].T)
 
 
 def _square_root(rows: FloatArray) -> tuple[np.ndarray, np.ndarray]:

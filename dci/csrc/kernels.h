@@ -107,6 +107,25 @@ typedef struct {
     /* Squared Euclidean distance and inner product, in float64. */
     double (*distance2)(const float *a, const float *b, ptrdiff_t dim);
     double (*dot)(const float *a, const float *b, ptrdiff_t dim);
+
+    /* out[i][j] += sum over k of weights[i * row_stride + k * depth_stride] * values[k][j], j < width,
+     * a multiple of DCI_LANES; one chain over k in ascending order. */
+    void (*combine)(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride,
+                    ptrdiff_t n_rows, ptrdiff_t depth, const float *values, ptrdiff_t value_stride,
+                    ptrdiff_t width, float *out, ptrdiff_t out_stride);
+
+    /* scores[i][j] = exp(scores[i][j] - shifts[i]), j < n, a multiple of DCI_LANES; sums[i] += their sum.
+     * Differences up to 88; below -87 they count as -87. */
+    void (*exponentials)(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrdiff_t n,
+                         const float *shifts, float *sums);
+
+    /* The largest of n values, n a positive multiple of DCI_LANES. */
+    float (*largest)(const float *values, ptrdiff_t n);
+
+    /* Where values[j] * gains[j] > limit, j < n, a multiple of DCI_LANES: the positions in ascending
+     * order go to taken, the values to their sum, and 0 takes their place.  Returns how many. */
+    ptrdiff_t (*take_above)(float *values, const float *gains, ptrdiff_t n, float limit, int32_t *taken,
+                            float *taken_sum);
 } dci_kernels;
 
 /* The table of an instruction set by name, or NULL if it was not compiled in or the processor

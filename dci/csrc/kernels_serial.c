@@ -1,4 +1,6 @@
 /* The kernels as plain loops: what every instruction set is tested against. */
+#include <math.h>
+
 #include "kernels.h"
 
 static float affine_one(const float *row, ptrdiff_t dim, const float *panel, float bias, int lane) {
@@ -94,5 +96,44 @@ static double dot(const float *a, const float *b, ptrdiff_t dim) {
     return sum;
 }
 
-const dci_kernels dci_kernels_serial = {"serial", affine, scan_sum, scan_max, argmin, prepare,
-                                        transpose, norm2, absmax_bits, distance2, dot};
+static void combine(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride,
+                    ptrdiff_t n_rows, ptrdiff_t depth, const float *values, ptrdiff_t value_stride,
+                    ptrdiff_t width, float *out, ptrdiff_t out_stride) {
+    for (ptrdiff_t i = 0; i < n_rows; i++)
+        for (ptrdiff_t k = 0; k < depth; k++)
+            for (ptrdiff_t j = 0; j < width; j++)
+                out[i * out_stride + j] += weights[i * row_stride + k * depth_stride] * values[k * value_stride + j];
+}
+
+static void exponentials(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrdiff_t n,
+                         const float *shifts, float *sums) {
+    for (ptrdiff_t i = 0; i < n_rows; i++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            float x = scores[i * stride + j] - shifts[i];
+            sums[i] += scores[i * stride + j] = expf(x < -87 ? -87 : x);
+        }
+}
+
+static float largest(const float *values, ptrdiff_t n) {
+    float result = values[0];
+    for (ptrdiff_t j = 1; j < n; j++)
+        if (values[j] > result) result = values[j];
+    return result;
+}
+
+static ptrdiff_t take_above(float *values, const float *gains, ptrdiff_t n, float limit, int32_t *taken,
+                            float *taken_sum) {
+    ptrdiff_t count = 0;
+    *taken_sum = 0;
+    for (ptrdiff_t j = 0; j < n; j++)
+        if (values[j] * gains[j] > limit) {
+            taken[count++] = (int32_t)j;
+            *taken_sum += values[j];
+            values[j] = 0;
+        }
+    return count;
+}
+
+const dci_kernels dci_kernels_serial = {"serial", affine, scan_sum, scan_max, argmin, prepare, transpose, norm2,
+                                        absmax_bits, distance2, dot, combine, exponentials, largest,
+                                        take_above};

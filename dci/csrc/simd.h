@@ -289,5 +289,7 @@ static double dot(const float *a, const float *b, ptrdiff_t dim) {
     return sum;
 }
 
-const dci_kernels KERNELS = {ISA, affine, scan_sum, scan_max, argmin, prepare,
-                             transpose, norm2, absmax_bits, distance2, dot};
+#include "softmax.h"
+
+const dci_kernels KERNELS = {ISA, affine, scan_sum, scan_max, argmin, prepare, transpose, norm2,
+                             absmax_bits, distance2, dot, combine, exponentials, largest, take_above};

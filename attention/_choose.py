@@ -1,0 +1,127 @@
+"""Which kernel attends for one batch of heads whose queries see the same: the engine or an exact one."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from . import _engine, _exact
+from .masks import Visible
+from .options import AttentionOptions
+from .report import HeadReport
+
+# Below either of these, exact attention is faster than planning an approximation of it.
+EXACT_BELOW = 2048  # keys
+FEW_QUERIES = 256  # that share one head of keys
+
+Result = tuple[Tensor, list[HeadReport]]
+
+
+def why_exact(n_queries: int, n_keys: int, width: int, dtype: torch.dtype, options: AttentionOptions) -> str:
+    """Return why these sizes call for exact attention, or "" if they are worth approximating.
+
+    Parameters
+    ----------
+    n_queries : int
+        G × L, the queries that share one head of keys.
+    n_keys, width : int
+        S and E.
+    dtype : torch.dtype
+    options : AttentionOptions
+    """
+    least, few = options.exact_below, FEW_QUERIES
+    if least is not None:
+        few = min(few, least)
+    elif options.top_k is not None:  # not an approximation of attention to all keys: wanted at any length
+        least, few = options.top_k + 1, 0
+    else:
+        least = EXACT_BELOW
+    if n_keys < least:
+        return f"fewer than {least} keys"
+    if n_queries < few:
+        return f"fewer than {few} queries"
+    if dtype == torch.float64:
+        return "float64"
+    return "" if width and n_keys else "nothing to rank"
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, visible: Visible, scale: float, options: AttentionOptions
+) -> Result:
+    """Attend to what is visible.
+
+    Parameters
+    ----------
+    query : Tensor of shape (H, G, L, E)
+    key, value : Tensor of shape (H, S, E) and (H, S, Ev)
+    visible : Visible
+    scale : float
+        Above 0.
+    options : AttentionOptions
+
+    Returns
+    -------
+    out : Tensor of shape (H, G, L, Ev)
+        float32, or the dtype of the inputs.
+    reports : list of HeadReport
+        H of them.
+    """
+    begin = time.perf_counter()
+    if visible.mask is not None:
+        out = _exact.masked(query, key, value, visible.mask, scale, causal=visible.causal)
+        return out, _reports("exact", key, key.shape[-2], begin, "a mask without structure")
+    if visible.keys is not None:
+        key, value = key[:, visible.keys], value[:, visible.keys]
+    if visible.starts is None or visible.stops is None:
+        return _up_to(query, key, value, None, scale, options)
+    sees = visible.starts < visible.stops
+    if sees.all():
+        return _intervals(query, key, value, visible.starts, visible.stops, scale, options)
+    out = value.new_zeros((*query.shape[:-1], value.shape[-1]))
+    rows = sees.nonzero().squeeze(-1)
+    if len(rows) == 0:
+        return out, _reports("exact", key, 0, begin, "nothing to see")
+    some, reports = _intervals(query[:, :, rows], key, value, visible.starts[rows], visible.stops[rows], scale, options)
+    out[:, :, rows] = some.to(out.dtype)
+    return out, reports
+
+
+def _intervals(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, stops: Tensor, scale: float, options: AttentionOptions
+) -> Result:
+    begin = time.perf_counter()
+    first, last = int(starts[0]), int(stops[-1])
+    if first != starts[-1]:
+        out = _exact.banded(query, key, value, starts, stops, scale)
+        return out, _reports("banded", key, _mean(stops - starts), begin, "a sliding window")
+    same = stops[0] == last
+    return _up_to(query, key[:, first:last], value[:, first:last], None if same else stops - first, scale, options)
+
+
+def _up_to(
+    query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, options: AttentionOptions
+) -> Result:
+    begin = time.perf_counter()
+    n_keys, width = key.shape[-2:]
+    reason = why_exact(query.shape[1] * query.shape[2], n_keys, width, query.dtype, options)
+    if not reason:
+        query, key, value = (_as_engine(x) for x in (query, key, value))
+        return _engine.attend(query, key, value, stops, scale, options)
+    out = _exact.up_to(query, key, value, stops, scale)
+    return out, _reports("exact", key, n_keys if stops is None else _mean(stops), begin, reason)
+
+
+def _as_engine(x: Tensor) -> Tensor:
+    """Float32 with unit stride in the last axis."""
+    x = x.float()
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _mean(counts: Tensor) -> float:
+    return float(counts.double().mean())
+
+
+def _reports(method: str, key: Tensor, keys_touched: float, begin: float, reason: str) -> list[HeadReport]:
+    n_heads = len(key)
+    seconds = (time.perf_counter() - begin) / n_heads
+    return [HeadReport(method, float(keys_touched), 1.0, 0.0, seconds, reason)] * n_heads

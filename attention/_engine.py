@@ -1,0 +1,120 @@
+"""The approximation of one batch of heads: each is planned, calibrated and computed, or left to the exact kernel."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dci._threads import Work
+
+from . import _exact, _topk
+from ._head import Head
+from ._plan import make_plan
+from ._sample import Sample
+from .options import AttentionOptions
+from .report import HeadReport
+
+_LEAST_KEYS = 512  # below which there is nothing to put into cells
+_MARGIN = 0.9  # of the tolerance: other queries may err more than the sampled ones
+_RUNS = 3
+_CORRECTION = 3.0  # error falls about with the third root of the threshold
+_PAYS = 0.35  # of the visible keys: touching more takes longer than the exact kernel
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, options: AttentionOptions
+) -> tuple[Tensor, list[HeadReport]]:
+    """Attend with every head's queries to the keys that they see, within the tolerance.
+
+    Parameters
+    ----------
+    query : Tensor of shape (H, G, L, E), float32
+    key, value : Tensor of shape (H, S, E) and (H, S, Ev), float32
+    stops : Tensor of shape (L,), int64, ascending, optional
+        Query i sees the keys before stops[i], at least one.
+    scale : float
+    options : AttentionOptions
+
+    Returns
+    -------
+    out : Tensor of shape (H, G, L, Ev), float32
+    reports : list of HeadReport
+        H of them.
+
+    Raises
+    ------
+    InvalidValueError
+        NaN or infinity in `query` or `key`.
+
+    Notes
+    -----
+    A head takes 1.5 times the size of its keys and values beside them while it is computed, and its moments; as many
+    heads are in work as there are threads.
+    """
+    n_heads = len(key)
+    out = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    reports: list[HeadReport] = [HeadReport("exact", key.shape[-2], 1.0, 0.0, 0.0, "too few keys for cells")] * n_heads
+    n_threads = options.num_threads or torch.get_num_threads()
+    # Heads side by side where that keeps the threads busy, else one after the other on all of them.
+    aside = n_heads % n_threads == 0 or n_heads >= 3 * n_threads
+    outer, inner = (n_threads, 1) if aside else (1, n_threads)
+    ends = None if stops is None else stops.numpy().astype(np.int64)
+    attend_head = _topk.attend_head if options.top_k is not None else _near_and_far
+
+    def run(h: int) -> None:
+        begin = time.perf_counter()
+        with Work(inner) as work:
+            arrays = (query[h].numpy(), np.ascontiguousarray(key[h].numpy()), value[h].numpy())
+            report = attend_head(*arrays, ends, scale, options, work, out[h].numpy())
+        reports[h] = replace(report, seconds=time.perf_counter() - begin)
+
+    if options.top_k is not None or key.shape[-2] >= _LEAST_KEYS:
+        with Work(outer) as work:
+            work.run(run, range(n_heads))
+    left = [h for h in range(n_heads) if reports[h].method == "exact"]
+    if left:
+        begin = time.perf_counter()
+        out[left] = _exact.up_to(query[left], key[left], value[left], stops, scale)
+        each = (time.perf_counter() - begin) / len(left)
+        for h in left:
+            reports[h] = replace(reports[h], seconds=reports[h].seconds + each)
+    return out, reports
+
+
+def _near_and_far(
+    query: np.ndarray,
+    key: np.ndarray,
+    value: np.ndarray,
+    stops: np.ndarray | None,
+    scale: float,
+    options: AttentionOptions,
+    work: Work,
+    out: np.ndarray,
+) -> HeadReport:
+    """Attend with one head, into (G, L, Ev), or report that the exact kernel should."""
+    n_threads = work.num_threads
+    plan = make_plan(query.reshape(-1, query.shape[-1]), key, scale, options, n_threads)
+    head = Head(query, key, value, stops, scale, options, plan, work)
+    sample = Sample(head, options.random_state)
+    seen = len(key) if stops is None else float(stops.mean())
+    if sample.empty:
+        return HeadReport("exact", seen, 1.0, 0.0, 0.0, "too few keys before any query")
+    flat = out.reshape(-1, out.shape[-1])
+    if options.near is not None:
+        found = sample.search_size(options.near if isinstance(options.near, int) else options.near * seen)
+        touched = head.run(found.threshold, flat)
+        return HeadReport("near+far", touched, touched / seen, sample.check(flat), 0.0, "near field of the given size")
+    found = sample.search(_MARGIN * options.tolerance)
+    threshold = found.threshold
+    if found.error <= options.tolerance and found.touched < _PAYS * seen:
+        for _ in range(_RUNS):
+            touched = head.run(threshold, flat)
+            error = sample.check(flat)
+            if error <= options.tolerance:
+                return HeadReport("near+far", touched, touched / seen, error, 0.0, "within the tolerance")
+            if touched > _PAYS * seen / 2:
+                break
+            threshold = min(threshold, 1.0) * (_MARGIN * options.tolerance / error) ** _CORRECTION
+    return HeadReport("exact", seen, 1.0, 0.0, 0.0, "approximation does not pay at this tolerance")

@@ -1,0 +1,130 @@
+"""From the tolerance to a threshold, and from an output to its error: a few queries of a head computed exactly."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ._head import ALL_NEAR, BLOCK, Head, Segment
+from ._plan import FloatArray, IdArray
+
+_SEGMENTS = 4
+_BLOCKS = 16
+_ROWS = 2  # of a block
+_CHECKED = 64  # rows of the output, any
+_FIRST = 0.02  # threshold
+_SLOPE = 0.35  # of log error over log threshold, about
+_MOST, _LEAST = 64.0, 1e-4  # above the first nothing is near
+_LOOKS = 5
+
+
+@dataclass(frozen=True)
+class Found:
+    """A threshold, the relative L2 error that the sample has with it, and the keys and cells that a query touches."""
+
+    threshold: float
+    error: float
+    touched: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """Blocks of a segment's queries, which of them count, and the state of the field there."""
+
+    segment: Segment
+    rows: IdArray
+    wanted: np.ndarray
+    moments: tuple[float, tuple[FloatArray, ...]]
+
+
+class Sample:
+    """Some blocks of a head's queries to find a threshold with, and some of all queries to check the output with.
+
+    A block is sampled whole, as its queries share its linear forms, but only a few of its rows are computed exactly.
+    """
+
+    def __init__(self, head: Head, seed: int) -> None:
+        self.head = head
+        rng = np.random.default_rng(seed)
+        far = [segment for segment in head.segments() if segment.boundary > 0]
+        self.empty = not far
+        if self.empty:
+            return
+        starts, sizes = (np.array(x) for x in zip(*((s.start, s.stop - s.start) for s in far), strict=True))
+        of_far = rng.choice(sizes.sum(), min(_CHECKED, sizes.sum()), replace=False)
+        segment_of = np.searchsorted(np.cumsum(sizes), of_far, side="right")
+        rows = starts[segment_of] + of_far - (np.cumsum(sizes) - sizes)[segment_of]
+        self.checked = (rows + rng.integers(head.group, size=len(rows)) * head.length).astype(np.int32)
+        picked = [far[i] for i in sorted({round(x) for x in np.linspace(0, len(far) - 1, _SEGMENTS)})]
+        self.parts = [self._part(segment, -(-_BLOCKS // len(picked)), rng) for segment in picked]
+        self.chosen = np.concatenate([part.rows[part.wanted == 1] for part in self.parts])
+        exact = head.exact(np.concatenate([self.chosen, self.checked]))
+        self.exact, self.exact_checked = exact[: len(self.chosen)], exact[len(self.chosen) :]
+        self.out = np.empty((len(head.query), head.field.width), np.float32)
+
+    def _part(self, segment: Segment, n_blocks: int, rng: np.random.Generator) -> Part:
+        head = self.head
+        head.field.advance(segment.boundary)
+        rows = head.rows(segment)
+        n_full = max(1, len(rows) // BLOCK)
+        first = np.linspace(0, n_full, min(n_blocks, n_full), endpoint=False).astype(int) * BLOCK
+        chosen = np.concatenate([rows[start : start + BLOCK] for start in first])
+        wanted = np.zeros(len(chosen), np.uint8)
+        for start in range(0, len(chosen), BLOCK):
+            size = min(BLOCK, len(chosen) - start)
+            wanted[start + rng.choice(size, min(size, _ROWS), replace=False)] = 1
+        return Part(segment, chosen, wanted, head.field.moments())
+
+    def measure(self, threshold: float) -> Found:
+        """Attend with the sampled blocks."""
+        head, touched = self.head, 0
+        for part in self.parts:
+            if len(self.parts) > 1:
+                head.field.restore(part.moments)
+            touched += head.attend(part.rows, part.segment, threshold, self.out, part.wanted)
+            touched -= int((part.wanted == 0).sum()) * head.field.n_cells
+        return Found(threshold, relative_error(self.out[self.chosen], self.exact), touched / len(self.chosen))
+
+    def search(self, tolerance: float) -> Found:
+        """Look for the largest threshold within the tolerance, by a power law between threshold and error."""
+        good, bad = None, None
+        threshold, slope = _FIRST, _SLOPE
+        for _ in range(_LOOKS):
+            look = self.measure(threshold)
+            if look.error <= tolerance:
+                good = look
+                if look.error > 0.8 * tolerance or threshold >= _MOST or look.touched < 1.1 * self.head.field.n_cells:
+                    break
+            else:
+                bad = look
+                if threshold <= _LEAST:
+                    break
+            if good and bad:
+                slope = np.log(bad.error / max(good.error, 1e-9)) / np.log(bad.threshold / good.threshold)
+                slope = max(float(slope), 0.1)
+                if good.touched < 1.2 * bad.touched:
+                    break
+            threshold = look.threshold * (0.9 * tolerance / max(look.error, 1e-9)) ** (1 / slope)
+            low, high = (good.threshold * 1.1 if good else _LEAST), (bad.threshold / 1.1 if bad else _MOST)
+            threshold = float(np.clip(threshold, low, max(low, high)))
+        return good or look
+
+    def search_size(self, size: float) -> Found:
+        """Bisect for the threshold whose near field has about `size` keys, the cells and the segment not counted."""
+        if size >= self.head.n_keys:
+            return self.measure(ALL_NEAR)
+        none_near = look = self.measure(_MOST)
+        low, high = np.log(_LEAST), np.log(_MOST)
+        for _ in range(10):
+            middle = (low + high) / 2
+            look = self.measure(float(np.exp(middle)))
+            low, high = (low, middle) if look.touched - none_near.touched < size else (middle, high)
+        return look
+
+    def check(self, out: FloatArray) -> float:
+        """Relative L2 error of an output (G * L, Ev) on queries that had no part in the search."""
+        return relative_error(out[self.checked], self.exact_checked)
+
+
+def relative_error(out: FloatArray, exact: FloatArray) -> float:
+    """‖out − exact‖ / ‖exact‖, with the smallest float in place of a zero norm."""
+    return float(np.linalg.norm(out - exact) / max(float(np.linalg.norm(exact)), float(np.finfo(np.float32).tiny)))

@@ -1,0 +1,205 @@
+"""The options of approximate attention, checked once and frozen."""
+
+import dataclasses
+import json
+import numbers
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+from .errors import InvalidTypeError, InvalidValueError
+
+EMBEDDINGS = ("auto", "query", "random")
+MAX_THREADS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionOptions:
+    """How attention is approximated, and how well.
+
+    Parameters
+    ----------
+    tolerance : float
+        Wanted relative L2 error of a head's output against exact attention, in (0, 1).
+    top_k : int, optional
+        Attend to this many keys of each query and to no others: the IceFormer of Mao, Ester & Li 2024. Goes with
+        ``far_field=False``, which it implies, and not with `near`. Where exact attention runs for another reason
+        (a mask without structure, a sliding window), it attends to all visible keys, and the report says so.
+    near : int or float, optional
+        Size of a query's near field, the keys that are attended to exactly: a count of at least 1, or a share in
+        (0, 1] of the visible keys. None sets it from the tolerance.
+    far_field : {"auto", 0, 2, False}
+        Order of the estimate for the keys outside of the near field: 0 takes a cell's count, mean key and mean
+        value, 2 also the covariances inside the cell; False leaves these keys out.
+    exact_below : int, optional
+        With fewer keys than this, exact attention runs. None means the measured crossover.
+    directions : int or "auto"
+        m, the number of projected coordinates.
+    embedding : {"auto", "query", "random"}
+        What keys are ranked by: "query" projects on directions made for the queries, "random" projects the
+        published T_K and T_Q on random directions. "auto" means "query".
+    sink : int
+        So many of the first keys always belong to the near field.
+    window : int
+        So many of the last keys before each query always belong to the near field.
+    random_state : int
+        Seed of samples and of random directions, at least 0.
+    num_threads : int, optional
+        None means as many as PyTorch uses.
+
+    Raises
+    ------
+    InvalidValueError, InvalidTypeError
+        A value cannot be used, or two contradict each other.
+
+    Notes
+    -----
+    Create options outside of code that `torch.compile` traces.
+
+    References
+    ----------
+    Mao, Ester & Li 2024, IceFormer, arXiv 2405.02842.
+
+    Examples
+    --------
+    >>> AttentionOptions(tolerance=0.1, sink=4).tolerance
+    0.1
+    >>> AttentionOptions(top_k=32).far_field
+    False
+    """
+
+    tolerance: float = 0.05
+    top_k: int | None = None
+    near: int | float | None = None
+    far_field: Literal["auto", 0, 2, False] = "auto"
+    exact_below: int | None = None
+    directions: int | Literal["auto"] = "auto"
+    embedding: Literal["auto", "query", "random"] = "auto"
+    sink: int = 0
+    window: int = 0
+    random_state: int = 0
+    num_threads: int | None = None
+    _text: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        checked = {
+            "tolerance": _tolerance(self.tolerance),
+            "top_k": _count(self.top_k, "top_k", "None or an int >= 1", none=True),
+            "near": _near(self.near),
+            "far_field": _far_field(self.far_field, self.top_k),
+            "exact_below": _count(self.exact_below, "exact_below", "None or an int >= 0", least=0, none=True),
+            "directions": _directions(self.directions),
+            "embedding": _embedding(self.embedding),
+            "sink": _count(self.sink, "sink", "an int >= 0", least=0),
+            "window": _count(self.window, "window", "an int >= 0", least=0),
+            "random_state": _count(self.random_state, "random_state", "an int >= 0", least=0),
+            "num_threads": _num_threads(self.num_threads),
+        }
+        if self.top_k is not None and self.near is not None:
+            raise InvalidValueError(
+                f"near: expected None together with top_k={self.top_k}, which is the near field's size, "
+                f"received {self.near}"
+            )
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_text", json.dumps(checked))
+
+    @property
+    def text(self) -> str:
+        """The options as JSON, as an argument of the operator "dci::attention"."""
+        return self._text
+
+    # By text, which tells far_field=False from far_field=0.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AttentionOptions) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def replace(self, **changes: Any) -> "AttentionOptions":
+        """Return a copy with some values changed."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        return AttentionOptions(**(values | changes))
+
+
+@lru_cache
+def from_text(text: str) -> AttentionOptions:
+    """Return the options that `AttentionOptions.text` stands for; "" are the defaults."""
+    return AttentionOptions(**json.loads(text or "{}"))
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _received(value: object) -> str:
+    return f"received {type(value).__name__} {value!r:.60}"
+
+
+def _count(value: Any, name: str, expected: str, least: int = 1, none: bool = False) -> int | None:
+    if value is None and none:
+        return None
+    if not _is_int(value):
+        raise InvalidTypeError(f"{name}: expected {expected}, {_received(value)}")
+    if value < least:
+        raise InvalidValueError(f"{name}: expected {expected}, received {value}")
+    return int(value)
+
+
+def _tolerance(value: Any) -> float:
+    if not _is_real(value):
+        raise InvalidTypeError(f"tolerance: expected a number between 0 and 1, {_received(value)}")
+    if not 0 < value < 1:  # NaN fails this too
+        raise InvalidValueError(f"tolerance: expected a number between 0 and 1, both excluded, received {value}")
+    return float(value)
+
+
+def _near(value: Any) -> int | float | None:
+    expected = "None, an int >= 1 or a float share in (0, 1]"
+    if value is None or _is_int(value):
+        return _count(value, "near", expected, none=True)
+    if not _is_real(value):
+        raise InvalidTypeError(f"near: expected {expected}, {_received(value)}")
+    if not 0 < value <= 1:
+        raise InvalidValueError(f"near: expected {expected}, received {value}")
+    return float(value)
+
+
+def _far_field(value: Any, top_k: object) -> str | int | bool:
+    expected = "'auto', 0, 2 or False"
+    if value is not False and value != "auto":
+        if not _is_int(value):
+            raise InvalidTypeError(f"far_field: expected {expected}, {_received(value)}")
+        if value not in (0, 2):
+            raise InvalidValueError(f"far_field: expected {expected}, received {value}")
+        if top_k is not None:
+            raise InvalidValueError(f"far_field: expected False together with top_k={top_k}, received {value}")
+        return int(value)
+    return False if top_k is not None else value
+
+
+def _directions(value: Any) -> int | str | None:
+    if isinstance(value, str) and value == "auto":
+        return value
+    return _count(value, "directions", "'auto' or an int >= 1")
+
+
+def _embedding(value: Any) -> str:
+    expected = "one of " + ", ".join(map(repr, EMBEDDINGS))
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"embedding: expected {expected}, {_received(value)}")
+    if value not in EMBEDDINGS:
+        raise InvalidValueError(f"embedding: expected {expected}, received {value!r}")
+    return value
+
+
+def _num_threads(value: Any) -> int | None:
+    expected = f"None or an int from 1 to {MAX_THREADS}"
+    count = _count(value, "num_threads", expected, none=True)
+    if count is not None and count > MAX_THREADS:
+        raise InvalidValueError(f"num_threads: expected {expected}, received {count}")
+    return count

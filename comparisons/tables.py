@@ -1,0 +1,164 @@
+"""Rows as text: tables, and for a user's own data a recommendation in words, also when a rival wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from comparisons.harness import Measurement, cheapest
+from comparisons.results import Row, busy, select
+
+Table = list[list[str]]  # the first row is the header
+CLOSE = 1.1  # two times within this factor are the same
+SHORT = 0.01  # a recall that falls this much short is not the wanted one
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Align rows of cells as a Markdown table; the first row is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
+
+
+def time(seconds: float) -> str:
+    """Return seconds with three digits and a unit.
+
+    Examples
+    --------
+    >>> time(12.3456), time(0.0123), time(0.0000456)
+    ('12.3 s', '12.3 ms', '45.6 µs')
+    """
+    for unit, size in (("s", 1), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def finals(rows: Sequence[Row]) -> list[Measurement]:
+    """Return each rival's cheapest measurement, cheapest first."""
+    best: dict[str, Measurement] = {}
+    for m in sorted(map(Measurement.of, rows), key=lambda m: m.total):
+        best.setdefault(m.rival, m)
+    return list(best.values())
+
+
+def unreached(rows: Sequence[Row], suite: str, data: str, wanted: float) -> list[Measurement]:
+    """Return, of the rivals whose sweeps did not reach the recall, the nearest to it."""
+    final = {row["rival"] for row in select(rows, suite, data=data)}
+    swept = [Measurement.of(row) for row in select(rows, "sweep", data=data, wanted=wanted)]
+    nearest = {m.rival: m for m in sorted(swept, key=lambda m: m.recall)}
+    return [m for m in nearest.values() if m.rival not in final and m.recall < wanted]
+
+
+def equal_recall(rows: Sequence[Row], suite: str = "knn") -> Table:
+    """Return total times at equal recall, cheapest first; rivals that miss the recall come last."""
+    table = [["data", "rival", "its setting", "recall", "total", "construction", "queries", "over dci", "spread"]]
+    of_suite = select(rows, suite)
+    for data, wanted in dict.fromkeys((row["data"], row["wanted"]) for row in of_suite):
+        final = finals(select(of_suite, data=data, wanted=wanted))
+        dci = next((m for m in final if m.rival == "dci"), None)
+        for m in final + unreached(rows, suite, data, wanted):
+            missed = "" if m in final else f" (not {wanted:g})"
+            table.append(
+                [
+                    data,
+                    m.rival,
+                    m.arguments,
+                    f"{m.recall:.3f}{missed}",
+                    *map(time, (m.total, m.build_time, m.query_time)),
+                    f"{m.total / dci.total:.2f} x" if dci else "",
+                    f"{m.spread:.0%}" if len(m.totals) > 1 else "",
+                ]
+            )
+    return table
+
+
+def summary(rows: Sequence[Row]) -> Table:
+    """Return one line a data set: `dci`'s total, and how many times as long each rival takes."""
+    of_suite = select(rows, "knn")
+    rivals = [name for name in dict.fromkeys(row["rival"] for row in of_suite) if name != "dci"]
+    table = [["data", "recall wanted", "reached", "dci (construction + queries)", *rivals]]
+    for data, wanted in dict.fromkeys((row["data"], row["wanted"]) for row in of_suite):
+        some = select(of_suite, data=data, wanted=wanted)
+        final = {m.rival: m for m in finals(some)}
+        if dci := final.get("dci"):
+            shape = f"{data} {some[0]['n']:,} x {some[0]['dim']}"
+            own = f"{time(dci.total)} ({time(dci.build_time)} + {time(dci.query_time)})"
+            ratios = [f"{final[name].total / dci.total:.1f} x" if name in final else "not reached" for name in rivals]
+            table.append([shape, f"{wanted:g}", f"{dci.recall:.3f}", own, *ratios])
+    return table
+
+
+def calls(rows: Sequence[Row], suite: str) -> Table:
+    """Return the times of single queries or of batches, by size."""
+    table = [["data", "batch", "rival", "its setting", "recall", "median of a query", "p90"]]
+    for row in sorted(select(rows, suite), key=lambda row: (row["data"], row["batch"], row["median"])):
+        arguments = " ".join(f"{name}={value}" for name, value in {**row["build"], **row["search"]}.items())
+        each = [time(row[name] / row["batch"]) for name in ("median", "p90")]
+        table.append([row["data"], f"{row['batch']:,}", row["rival"], arguments, f"{row['recall']:.3f}", *each])
+    return table
+
+
+def plainly(rows: Sequence[Row], suite: str) -> Table:
+    """Return every measurement of a suite: sensitivity, calibration, construction."""
+    table = [["data", "k", "rival", "its setting", "recall", "total", "construction", "queries"]]
+    for row in select(rows, suite):
+        m = Measurement.of(row)
+        times = map(time, (m.total, m.build_time, m.query_time))
+        table.append([row["data"], str(row["k"]), m.rival, m.arguments, f"{m.recall:.3f}", *times])
+    return table
+
+
+def memory(rows: Sequence[Row]) -> Table:
+    """Return the memory of `dci`."""
+    table = [["data", "data itself", "peak growth over fit and query", "times the data"]]
+    for row in select(rows, "memory"):
+        sizes = [f"{row[name] / 1e6:.0f} MB" for name in ("data_bytes", "growth_bytes")]
+        table.append([row["data"], *sizes, f"{row['times_data']:.2f}"])
+    return table
+
+
+def of_suite(rows: Sequence[Row], suite: str) -> Table:
+    """Return the table of a suite; without rows, its header alone."""
+    if suite in ("knn", "growth", "dimension"):
+        return equal_recall(rows, suite)
+    if suite in ("batch", "latency"):
+        return calls(rows, suite)
+    if suite == "memory":
+        return memory(rows)
+    return plainly(rows, suite)
+
+
+def recommendation(rows: Sequence[Row], data: str) -> str:
+    """Say in words what to use on a data set, for this many queries and for many more."""
+    some = select(rows, "knn", data=data)
+    wanted, queries = some[0]["wanted"], some[0]["queries"]
+    enough = [m for m in finals(some) if m.recall >= wanted - SHORT]
+    head = f"{data} ({some[0]['n']:,} x {some[0]['dim']}), recall@{some[0]['k']} of {wanted:g}, {queries:,} queries: "
+    if not enough:
+        return head + "nothing reaches this recall."
+    first, second = enough[0], next(iter(enough[1:]), None)
+    text = head + f"use {_short(first)}: {time(first.total)} in total."
+    if second and second.total <= CLOSE * first.total:
+        near = [_short(m) for m in enough[1:] if m.total <= CLOSE * first.total]
+        text = head + f"{_short(first)} and {' and '.join(near)} are equally fast: {time(first.total)} in total."
+    elif second:
+        text += f" Next comes {_short(second)} with {second.total / first.total:.1f} x the time."
+    dci = next((m for m in finals(some) if m.rival == "dci"), None)
+    if dci and dci not in enough:
+        text += f" dci reaches {dci.recall:.3f} only."
+    elif dci and dci is not second and dci.total > CLOSE * first.total:
+        text += f" dci takes {dci.total / first.total:.1f} x as long: {time(dci.total)}."
+    swept = [Measurement.of(row) for row in select(rows, "sweep", data=data, wanted=wanted)]
+    lasting = cheapest([*swept, *enough], wanted - SHORT, "query_time")
+    saved = (first.query_time - lasting.query_time) / queries if lasting else 0
+    if lasting and lasting.rival != first.rival and lasting.query_time * CLOSE < first.query_time:
+        count = (lasting.build_time - first.build_time) / saved
+        many = f"{float(f'{count:.1g}'):,.0f}"
+        text += f" On an index that answers more than about {many} queries, {_short(lasting)} pays off."
+    if busy(some):
+        text += " The machine was busy (repeats differ by more than 20 %): run again when it is quiet."
+    return text
+
+
+def _short(m: Measurement) -> str:
+    return m.rival if m.rival == "dci" else m.label

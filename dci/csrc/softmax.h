@@ -1,0 +1,106 @@
+/* Weighted sums and exponentials: what a softmax over scores takes.  Part of simd.h, in its terms. */
+
+/* exp(x) for x <= 88, relative error below 2e-7; x < -87 counts as -87, which gives 1.6e-38. */
+INLINE vfloat exponential(vfloat x) {
+    const vfloat magic = (vfloat){0} + 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    x = -minimum(-x, (vfloat){0} + 87.0f);
+    vfloat shifted = x * 1.44269504f + magic, n = shifted - magic;
+    vfloat f = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vfloat p = f * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    p = p * (f * f) + f + 1.0f;
+    return (vfloat)((vint)p + (((vint)shifted - (vint)magic) << 23));
+}
+
+static void exponentials(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrdiff_t n, const float *shifts, float *sums) {
+    for (ptrdiff_t i = 0; i < n_rows; i++) {
+        float *row = scores + i * stride;
+        vfloat total[2] = {{0}, {0}};
+        ptrdiff_t j = 0;
+        for (; j + 2 * WIDTH <= n; j += 2 * WIDTH)
+            UNROLL for (int h = 0; h < 2; h++) {
+                vfloat e = exponential(load(row + j + h * WIDTH) - shifts[i]);
+                store(row + j + h * WIDTH, e);
+                total[h] += e;
+            }
+        for (; j < n; j += WIDTH) { /* WIDTH divides DCI_LANES, which divides n */
+            vfloat e = exponential(load(row + j) - shifts[i]);
+            store(row + j, e);
+            total[0] += e;
+        }
+        total[0] += total[1];
+        float sum = 0;
+        for (int lane = 0; lane < WIDTH; lane++) sum += total[0][lane];
+        sums[i] += sum;
+    }
+}
+
+static float largest(const float *values, ptrdiff_t n) {
+    vfloat least = -load(values);
+    for (ptrdiff_t j = WIDTH; j < n; j += WIDTH) least = minimum(-load(values + j), least);
+    float result = -least[0];
+    for (int lane = 1; lane < WIDTH; lane++)
+        if (-least[lane] > result) result = -least[lane];
+    return result;
+}
+
+#define DEPTH_BLOCK 64
+
+INLINE void combine_tile(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride, int n_rows, ptrdiff_t depth,
+                         const float *values, ptrdiff_t value_stride, int n_vectors, float *out, ptrdiff_t out_stride) {
+    vfloat acc[ROWS][PANELS * VECTORS];
+    UNROLL for (int r = 0; r < n_rows; r++)
+        UNROLL for (int v = 0; v < n_vectors; v++) acc[r][v] = load(out + r * out_stride + v * WIDTH);
+    for (ptrdiff_t k = 0; k < depth; k++) {
+        vfloat row[PANELS * VECTORS];
+        UNROLL for (int v = 0; v < n_vectors; v++) row[v] = load(values + k * value_stride + v * WIDTH);
+        UNROLL for (int r = 0; r < n_rows; r++) {
+            float w = weights[r * row_stride + k * depth_stride];
+            UNROLL for (int v = 0; v < n_vectors; v++) acc[r][v] += row[v] * w;
+        }
+    }
+    UNROLL for (int r = 0; r < n_rows; r++)
+        UNROLL for (int v = 0; v < n_vectors; v++) store(out + r * out_stride + v * WIDTH, acc[r][v]);
+}
+
+INLINE void combine_rows(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride, int n_rows, ptrdiff_t depth,
+                         const float *values, ptrdiff_t value_stride, ptrdiff_t width, float *out, ptrdiff_t out_stride) {
+    ptrdiff_t j = 0;
+    for (; j + PANELS * DCI_LANES <= width; j += PANELS * DCI_LANES)
+        combine_tile(weights, row_stride, depth_stride, n_rows, depth, values + j, value_stride, PANELS * VECTORS, out + j, out_stride);
+    for (; j < width; j += DCI_LANES)
+        combine_tile(weights, row_stride, depth_stride, n_rows, depth, values + j, value_stride, VECTORS, out + j, out_stride);
+}
+
+static void combine(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride, ptrdiff_t n_rows, ptrdiff_t depth,
+                    const float *values, ptrdiff_t value_stride, ptrdiff_t width, float *out, ptrdiff_t out_stride) {
+    for (ptrdiff_t k = 0; k < depth; k += DEPTH_BLOCK) {
+        ptrdiff_t count = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK, i = 0;
+        const float *w = weights + k * depth_stride, *v = values + k * value_stride;
+        for (; i + ROWS <= n_rows; i += ROWS)
+            combine_rows(w + i * row_stride, row_stride, depth_stride, ROWS, count, v, value_stride, width, out + i * out_stride, out_stride);
+        for (; i + 2 <= n_rows; i += 2)
+            combine_rows(w + i * row_stride, row_stride, depth_stride, 2, count, v, value_stride, width, out + i * out_stride, out_stride);
+        for (; i < n_rows; i++)
+            combine_rows(w + i * row_stride, row_stride, depth_stride, 1, count, v, value_stride, width, out + i * out_stride, out_stride);
+    }
+}
+
+static ptrdiff_t take_above(float *values, const float *gains, ptrdiff_t n, float limit, int32_t *taken, float *taken_sum) {
+    ptrdiff_t count = 0;
+    float sum = 0;
+    for (ptrdiff_t j = 0; j < n; j += WIDTH) {
+        uint32_t mask = below_mask(-(load(values + j) * load(gains + j)), -limit);
+        for (; mask; mask &= mask - 1) {
+            ptrdiff_t at = j + __builtin_ctz(mask);
+            taken[count++] = (int32_t)at;
+            sum += values[at];
+            values[at] = 0;
+        }
+    }
+    *taken_sum = sum;
+    return count;
+}

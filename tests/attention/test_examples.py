@@ -1,0 +1,18 @@
+"""The examples that README shows, run as they stand."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_runs(example, capsys):
+    if example.stem == "huggingface":
+        pytest.importorskip("transformers")
+    names = runpy.run_path(str(example))
+    output = names["logits" if example.stem == "huggingface" else "y"]
+    assert output.isfinite().all()
+    assert ("exact" in capsys.readouterr().out) == (example.stem != "huggingface")

@@ -1,0 +1,164 @@
+"""The report: its figures, its one page, and how a real browser sees it."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from fakes import row
+
+from comparisons import figures, figures_attention, plots, report
+from comparisons.__main__ import main
+from comparisons.results import Run
+
+RIVALS = ("dci", "faiss flat", "faiss IVF", "faiss LSH", "faiss HNSW")
+
+
+def everything():
+    """Make rows for every figure: what each suite would leave, attention's too."""
+    rows = []
+    for order, rival in enumerate(RIVALS):
+        for step, recall in enumerate((0.5, 0.7, 0.9, 0.99)):
+            for suite in ("trace", "pareto"):
+                seconds = [0.1 * 2 ** (order + step), 0.11 * 2 ** (order + step)]
+                rows.append(row(suite, rival, query=seconds, recall=recall, search={"effort": step}, wanted=None))
+        seconds = {"build": [0.1 * order + 0.01] * 2, "query": [0.2 * order + 0.1] * 2}
+        rows += [row(suite, rival, **seconds) for suite in ("knn", "construction")]
+        rows += [row("growth", rival, data=f"glove-{k}k", n=1000 * k, query=0.1 * k) for k in (1, 2, 4)]
+        for intrinsic, dim in ((12, 16), (12, 256), (12, 64), (4, 256), (8, 256)):
+            rows.append(row("dimension", rival, data=f"manifold-20k-{intrinsic}-{dim}", query=0.01 * dim))
+        for batch in (1, 10, 100):
+            calls = {"batch": batch, "median": 1e-4 * batch, "p90": 2e-4 * batch}
+            rows.append(row("latency" if batch == 1 else "batch", rival, **calls))
+    rows += [row("sensitivity", k=k) for k in (1, 10)]
+    rows += [row("sensitivity") | {"build": {"recall": 0.9, "n_simple": m}} for m in (4, 8)]
+    rows += [row("calibration", search={"recall": 0.9}, wanted=None)]
+    for method in ("exact", "dci_attention 0.05", "top-k"):
+        for length in (1_024, 4_096, 16_384):
+            error = 0 if method == "exact" else 0.03
+            lengths = {"length": length, "seconds": [1e-9 * length**2], "error": error}
+            rows.append({"suite": "attention_length", "data": "real heads", "method": method, **lengths})
+            rows.append(
+                {"suite": "attention_keys", "data": "needle", "method": method, "keys": length / 1e6, "error": 0.1}
+            )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A report of everything, made by the command."""
+    folder = tmp_path_factory.mktemp("report")
+    run = Run(folder / "run.json", command="python -m comparisons run <all>")
+    for number, one in enumerate(everything()):
+        run.content["steps"][f"step {number}"] = [one]
+    run.finish()
+    assert main(["report", str(folder / "run.json"), "--out", str(folder / "report")]) == 0
+    return folder / "report" / "index.html"
+
+
+@pytest.mark.parametrize("drawing", figures.FIGURES, ids=lambda drawing: drawing.name)
+def test_every_figure_is_drawn_from_its_rows_and_from_no_others(drawing):
+    assert drawing.draw([]) is None
+    figure = drawing.draw(everything())
+    assert all(ax.get_title() and (ax.lines or ax.patches) for ax in figure.axes)
+    figure.savefig(io.BytesIO())
+
+
+def test_lines_can_be_told_apart_without_colours():
+    looks = [(plots.look(name)["marker"], plots.look(name)["linestyle"]) for name in plots.KNOWN]
+    assert len({marker for marker, _ in looks}) == len({line for _, line in looks}) == len(plots.KNOWN)
+
+
+def test_the_front_is_drawn_through_what_nothing_beats():
+    figure = figures.total_time([*everything(), row("pareto", "faiss IVF", query=99.0, recall=0.8, wanted=None)])
+    (line,) = [line for line in figure.axes[0].lines if line.get_label() == "faiss IVF"]
+    np.testing.assert_allclose(line.get_xdata(), [0.5, 0.7, 0.9, 0.99])
+    assert (np.diff(line.get_ydata()) > 0).all()
+
+
+def test_exponents_are_fitted():
+    labels = [text.get_text() for text in figures.growth(everything()).axes[0].get_legend().get_texts()]
+    assert "dci, exponent 1.00" in labels
+    labels = [
+        text.get_text() for text in figures_attention.attention_length(everything()).axes[0].get_legend().get_texts()
+    ]
+    assert "exact, exponent 2.00" in labels
+
+
+def test_the_page_holds_everything_and_needs_nothing(page):
+    text = page.read_text()
+    images = re.findall(r'src="([^"]*)"', text)
+    assert len(images) == len(figures.FIGURES) == len(list(page.parent.glob("*.png")))
+    assert all(image.startswith("data:image/png;base64,") for image in images)
+    assert not re.search(r"https?://|<script|<link|url\(", text)
+    assert "run &lt;all&gt;" in text  # escaped
+    for said in ("Threads: 2 for every rival", f"numpy {np.__version__}", "What was asked", "faiss IVF"):
+        assert said in text
+
+
+def test_the_later_of_two_runs_counts(tmp_path):
+    def run(time, rival, suite="knn"):
+        return {"sessions": [{"time": time}], "steps": {"a": [row(suite, rival)]}}
+
+    rows = report.latest([run("2026-02", "new"), run("2026-01", "old"), run("2026-01", "kept", "pareto")])
+    assert [r["rival"] for r in rows] == ["new", "kept"]
+
+
+def test_nothing_to_report_is_one_line_and_code_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    Run(tmp_path / "empty.json").finish()
+    for arguments, message in (
+        ([], "no results"),
+        (["broken.json"], "cannot read"),
+        (["empty.json"], "nothing to report"),
+    ):
+        assert main(["report", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def browser():
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        missing = pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip
+        missing("no browser to look at the page with: apt-get install chromium")
+    return found
+
+
+def test_a_browser_shows_every_figure(page, tmp_path):
+    """Load the page as it is, offline; a script added to a copy tells what the browser made of it."""
+    probe = """<script>addEventListener("load", () => { document.body.innerHTML = "<pre id=probe>" + JSON.stringify({
+        images: [...document.images].map(i => [i.complete, i.naturalWidth, i.naturalHeight, i.alt]),
+        tables: document.querySelectorAll("table").length,
+        wide: document.documentElement.scrollWidth - innerWidth,
+        fetched: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
+    }) + "</pre>"; })</script></body>"""
+    copy = tmp_path / "page.html"
+    copy.write_text(page.read_text().replace("</body>", probe))
+    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--window-size=1200,900", "--virtual-time-budget=10000", "--timeout=30000"]
+    done = subprocess.run(
+        [*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    seen = json.loads(re.search(r"<pre id=\"?probe\"?>(.*?)</pre>", done.stdout, re.DOTALL)[1])
+    assert [alt for *_, alt in seen["images"]] == [drawing.title for drawing in figures.FIGURES]
+    assert all(complete and width > 500 and height > 200 for complete, width, height, _ in seen["images"])
+    assert seen["tables"] >= 4
+    assert seen["wide"] <= 0  # nothing sticks out
+    assert seen["fetched"] == []
+
+    picture = tmp_path / "page.png"
+    subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], capture_output=True, timeout=120, check=True)
+    image = pytest.importorskip("PIL.Image").open(picture).convert("L")
+    assert image.size == (1200, 900)
+    assert 0.003 < np.mean(np.asarray(image) < 128) < 0.5  # text on a white page
