@@ -20,8 +20,9 @@ STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*.pyi))))
 .PHONY: demo test lint build types unit serial coverage sanitize bench bench-full clean
 .DELETE_ON_ERROR:
 
-demo: $(DEMO)/.installed  ## nearest words in GloVe's vectors, against exact search
+demo: $(DEMO)/.installed  ## nearest words in GloVe's vectors, and a real encoder's attention, against exact
 	$(DEMO)/python -P -m dci.demo $(DEMO_ARGS)
+	$(DEMO)/python -P -m attention.demo $(DEMO_ARGS)
 
 test: lint types unit  ## lint, types, all tests and doctests
 

@@ -29,12 +29,14 @@ from .options import AttentionOptions
 from .report import HeadReport, Report
 
 if TYPE_CHECKING:
+    from .cache import DCICache
     from .huggingface import register
     from .modules import DCIAttention
     from .patching import accelerate, use
 
 _LAZY = {
     "DCIAttention": "modules",
+    "DCICache": "cache",
     "accelerate": "patching",
     "register": "huggingface",
     "use": "patching",
@@ -44,6 +46,7 @@ __all__ = [
     "AttentionError",
     "AttentionOptions",
     "DCIAttention",
+    "DCICache",
     "HeadReport",
     "InvalidTypeError",
     "InvalidValueError",

@@ -11,17 +11,23 @@ from .options import AttentionOptions
 from .report import HeadReport
 
 # Below either of these, exact attention is faster than planning an approximation of it.
-EXACT_BELOW = 2048  # keys
-FEW_QUERIES = 256  # that share one head of keys
+EXACT_BELOW = 4096  # keys that a query sees, on average
+EXACT_BELOW_ALONE = 8192  # where few heads share the risk that planning is in vain
+MANY_HEADS = 8
+FEW_QUERIES = 2048  # that share one head of keys
 
 Result = tuple[Tensor, list[HeadReport]]
 
 
-def why_exact(n_queries: int, n_keys: int, width: int, dtype: torch.dtype, options: AttentionOptions) -> str:
+def why_exact(
+    n_heads: int, n_queries: int, n_keys: int, width: int, dtype: torch.dtype, options: AttentionOptions
+) -> str:
     """Return why these sizes call for exact attention, or "" if they are worth approximating.
 
     Parameters
     ----------
+    n_heads : int
+        H, of keys.
     n_queries : int
         G × L, the queries that share one head of keys.
     n_keys, width : int
@@ -35,7 +41,7 @@ def why_exact(n_queries: int, n_keys: int, width: int, dtype: torch.dtype, optio
     elif options.top_k is not None:  # not an approximation of attention to all keys: wanted at any length
         least, few = options.top_k + 1, 0
     else:
-        least = EXACT_BELOW
+        least = EXACT_BELOW if n_heads >= MANY_HEADS else EXACT_BELOW_ALONE
     if n_keys < least:
         return f"fewer than {least} keys"
     if n_queries < few:
@@ -103,7 +109,9 @@ def _up_to(
 ) -> Result:
     begin = time.perf_counter()
     n_keys, width = key.shape[-2:]
-    reason = why_exact(query.shape[1] * query.shape[2], n_keys, width, query.dtype, options)
+    # Causal queries see half of the keys and gain half as much; a bound that the user sets counts all keys.
+    counted = n_keys if stops is None or options.exact_below is not None else int(_mean(stops))
+    reason = why_exact(len(key), query.shape[1] * query.shape[2], counted, width, query.dtype, options)
     if not reason:
         query, key, value = (_as_engine(x) for x in (query, key, value))
         return _engine.attend(query, key, value, stops, scale, options)

@@ -18,8 +18,11 @@ from .report import HeadReport
 
 _LEAST_KEYS = 512  # below which there is nothing to put into cells
 _MARGIN = 0.9  # of the tolerance: other queries may err more than the sampled ones
+_SURE = 1.2  # times the tolerance, for the error with its standard error
 _RUNS = 3
 _CORRECTION = 3.0  # error falls about with the third root of the threshold
+_PLANS_ARE_DEAR = 16384  # keys: below, planning every head in vain would cost over 5 % of exact attention
+_HEADS_A_PROBE = 6
 _PAYS = 0.35  # of the visible keys: touching more takes longer than the exact kernel
 
 
@@ -62,24 +65,32 @@ def attend(
     outer, inner = (n_threads, 1) if aside else (1, n_threads)
     ends = None if stops is None else stops.numpy().astype(np.int64)
     attend_head = _topk.attend_head if options.top_k is not None else _near_and_far
+    heads = Work(outer)
 
     def run(h: int) -> None:
         begin = time.perf_counter()
-        with Work(inner) as work:
+        with Work(inner, parent=heads) as work:
             arrays = (query[h].numpy(), np.ascontiguousarray(key[h].numpy()), value[h].numpy())
             report = attend_head(*arrays, ends, scale, options, work, out[h].numpy())
         reports[h] = replace(report, seconds=time.perf_counter() - begin)
 
     if options.top_k is not None or key.shape[-2] >= _LEAST_KEYS:
-        with Work(outer) as work:
-            work.run(run, range(n_heads))
-    left = [h for h in range(n_heads) if reports[h].method == "exact"]
-    if left:
-        begin = time.perf_counter()
-        out[left] = _exact.up_to(query[left], key[left], value[left], stops, scale)
-        each = (time.perf_counter() - begin) / len(left)
-        for h in left:
-            reports[h] = replace(reports[h], seconds=reports[h].seconds + each)
+        probes = range(n_heads)
+        if key.shape[-2] < _PLANS_ARE_DEAR and options.near is None and options.exact_below is None:
+            probes = range(0, n_heads, _HEADS_A_PROBE)
+        with heads:
+            heads.run(run, probes)
+            if all(reports[h].method == "exact" for h in probes):
+                for h in set(range(n_heads)).difference(probes):
+                    reports[h] = replace(reports[probes[0]], reason="approximation does not pay for the heads tried")
+            else:
+                heads.run(run, sorted(set(range(n_heads)).difference(probes)))
+    for h in range(n_heads):
+        if reports[h].method == "exact":
+            begin = time.perf_counter()
+            one = slice(h, h + 1)
+            out[one] = _exact.up_to(query[one], key[one], value[one], stops, scale)
+            reports[h] = replace(reports[h], seconds=reports[h].seconds + time.perf_counter() - begin)
     return out, reports
 
 
@@ -103,18 +114,25 @@ def _near_and_far(
         return HeadReport("exact", seen, 1.0, 0.0, 0.0, "too few keys before any query")
     flat = out.reshape(-1, out.shape[-1])
     if options.near is not None:
-        found = sample.search_size(options.near if isinstance(options.near, int) else options.near * seen)
+        whole = options.near == 1.0 if isinstance(options.near, float) else options.near >= len(key)
+        size = len(key) if whole else options.near * (seen if isinstance(options.near, float) else 1)
+        found = sample.search_size(size)
         touched = head.run(found.threshold, flat)
-        return HeadReport("near+far", touched, touched / seen, sample.check(flat), 0.0, "near field of the given size")
+        return HeadReport(
+            "near+far", touched, touched / seen, sample.check(flat)[0], 0.0, "near field of the given size"
+        )
     found = sample.search(_MARGIN * options.tolerance)
     threshold = found.threshold
     if found.error <= options.tolerance and found.touched < _PAYS * seen:
         for _ in range(_RUNS):
             touched = head.run(threshold, flat)
-            error = sample.check(flat)
-            if error <= options.tolerance:
+            error, bound = sample.check(flat)
+            if error <= options.tolerance and bound <= _SURE * options.tolerance:
                 return HeadReport("near+far", touched, touched / seen, error, 0.0, "within the tolerance")
             if touched > _PAYS * seen / 2:
                 break
-            threshold = min(threshold, 1.0) * (_MARGIN * options.tolerance / error) ** _CORRECTION
+            threshold = (
+                min(threshold, 1.0)
+                * min(_MARGIN * options.tolerance / error, _SURE * options.tolerance / bound) ** _CORRECTION
+            )
     return HeadReport("exact", seen, 1.0, 0.0, 0.0, "approximation does not pay at this tolerance")

@@ -32,6 +32,7 @@ class Field:
         out: FloatArray,
         stops: npt.NDArray[np.int64],
     ) -> None: ...
+    def release(self) -> None: ...
     def advance(self, boundary: int) -> None: ...
     def attend(
         self,
@@ -44,4 +45,7 @@ class Field:
         stops: npt.NDArray[np.int64] | None = None,
         boundary: int = 0,
         wanted: npt.NDArray[np.uint8] | None = None,
-    ) -> int: ...
+        reach: float = ...,
+        local_keys: FloatArray | None = None,
+        local_values: FloatArray | None = None,
+    ) -> tuple[int, IdArray]: ...

@@ -5,7 +5,7 @@ block's mean query, a cell is one key and one value, so that the far field of a 
 """
 import numpy as np
 
-from libc.math cimport expf, log, sqrtf
+from libc.math cimport INFINITY, expf, log, sqrtf
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -15,42 +15,81 @@ from dci._kernels cimport LANES, table
 cdef enum:
     BLOCK = 64  # queries that share a linear form, and that visit a cell together
     TILE = 256  # keys that are scored at once
+    LOCAL_TILE = 128  # of these, of the keys that queries see in part
     BLOCKS = 16  # of queries whose linear forms are made in one pass over the moments
 
 cdef float NOTHING = -1e30  # the score of what is not there
 cdef float ROOM = 30  # a score so far above the shift makes a new shift
+cdef float ODD = 2  # times the block's mean, the least variance by which a query is out of reach
 cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 
 
-cdef struct Scratch:
-    Py_ssize_t n, n_pairs, touched
-    int32_t *row
-    float *queries
-    float *shift
-    float *sum
-    float *out
-    const float **pointers
-    float *means
-    float *projected
-    float *keys
-    float *values
-    float *shares
-    float *slopes
-    float *gaps
-    float *spreads
-    float *wide
-    float *quadratic
-    float *bias
-    float *scores
-    float *sums
-    float *small
-    int32_t *taken
-    int32_t *pairs
-    int32_t *ends
-    int32_t *visitors
-    float *panel
-    int32_t *limits
-    const uint8_t *wanted
+cdef class Scratch:
+    """Memory of one thread at work on some queries; a field keeps it from call to call."""
+    cdef Py_ssize_t capacity, n, n_pairs, touched
+    cdef int32_t *row
+    cdef float *queries
+    cdef float *shift
+    cdef float *sum
+    cdef float *out
+    cdef const float **pointers
+    cdef float *means
+    cdef float *projected
+    cdef float *keys
+    cdef float *values
+    cdef float *shares
+    cdef float *slopes
+    cdef float *gaps
+    cdef float *gaps_projected
+    cdef float *trust
+    cdef float *means_projected
+    cdef uint8_t *off
+    cdef float *spreads
+    cdef float *wide
+    cdef float *quadratic
+    cdef float *bias
+    cdef float *scores
+    cdef float *sums
+    cdef float *small
+    cdef int32_t *taken
+    cdef int32_t *pairs
+    cdef int32_t *ends
+    cdef int32_t *visitors
+    cdef float *panel
+    cdef int32_t *limits
+    cdef const uint8_t *wanted
+
+    def __dealloc__(self):
+        free(self.row)
+        free(self.queries)
+        free(self.shift)
+        free(self.sum)
+        free(self.out)
+        free(self.pointers)
+        free(self.means)
+        free(self.projected)
+        free(self.keys)
+        free(self.values)
+        free(self.shares)
+        free(self.slopes)
+        free(self.gaps)
+        free(self.gaps_projected)
+        free(self.trust)
+        free(self.means_projected)
+        free(self.off)
+        free(self.spreads)
+        free(self.wide)
+        free(self.quadratic)
+        free(self.bias)
+        free(self.scores)
+        free(self.sums)
+        free(self.small)
+        free(self.taken)
+        free(self.pairs)
+        free(self.ends)
+        free(self.visitors)
+        free(self.panel)
+        free(self.limits)
 
 
 def round_up(n):
@@ -93,13 +132,15 @@ cdef class Field:
     cdef float mean_count
     cdef const float[:, ::1] for_keys, for_queries
     cdef float[:, :, ::1] query_panels
-    cdef float[:, ::1] covariance, lifted
+    cdef float[:, ::1] covariance, lifted, mean_sigma
     cdef bint projected, second_order
+    cdef list idle
 
     def __init__(self, const float[:, :] keys, const float[:, :] values, const int32_t[::1] cell_of,
                  const float[:, ::1] centers, for_keys=None, for_queries=None, bint second_order=True):
         cdef Py_ssize_t c
         self.keys, self.values, self.centers = keys, values, centers
+        self.idle = []
         self.n_keys, self.dim, self.width = keys.shape[0], keys.shape[1], values.shape[1]
         self.n_cells = centers.shape[0] - 1
         self.projected, self.second_order = for_keys is not None, second_order
@@ -141,6 +182,7 @@ cdef class Field:
         self.log_counts = np.full(self.cell_pad, NOTHING, np.float32)
         self.no_bias = np.zeros(max(self.cell_pad * self.dim, self.value_pad * m, TILE) + LANES, np.float32)
         self.covariance = np.zeros((m, self.deviation_pad), np.float32)
+        self.mean_sigma = np.zeros((self.dim, self.deviation_pad), np.float32)
         self.lifted = np.zeros((self.dim, self.deviation_pad), np.float32)
         cdef float[:, ::1] scratch = np.empty((LANES, self.dim), np.float32)
         with nogil:
@@ -177,81 +219,140 @@ cdef class Field:
                                     self.deviation_pad, row, self.deviation_pad)
 
     def moments(self):
-        """Copy what the field knows of the keys taken so far, for `restore`."""
-        return self.mean_count, tuple(np.array(array) for array in self.state())
+        """Copy what `attend` reads of the keys taken so far, for `restore`."""
+        return self.mean_count, tuple(np.array(array) for array in self.read())
 
     def restore(self, moments):
-        """Return to an earlier state."""
+        """Let `attend` read an earlier state; `advance` needs a `reset` first."""
         self.mean_count = moments[0]
-        for array, copy in zip(self.state(), moments[1]):
+        for array, copy in zip(self.read(), moments[1]):
             np.asarray(array)[...] = copy
 
     def reset(self):
         """Return to the state before any key was taken."""
-        for array in self.state():
+        for array in (*self.read(), self.first, self.second, self.key_sums):
             np.asarray(array)[...] = 0
         np.asarray(self.log_counts)[...] = NOTHING
 
-    cdef list state(self):
-        return [self.count, self.first, self.second, self.key_sums, self.mean_keys, self.mean_values, self.sigma,
-                self.gamma, self.log_counts]
+    cdef tuple read(self):
+        return (self.count, self.mean_keys, self.mean_values, self.sigma, self.gamma, self.log_counts,
+                self.mean_sigma)
+
+    def release(self):
+        """Give back the memory that only `advance`, `reset` and `exact` need: they are over."""
+        self.keys, self.values = np.empty((0, self.dim), np.float32), np.empty((0, self.width), np.float32)
+        self.second, self.key_sums = np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.float32)
+        self.idle.clear()
 
     def advance(self, Py_ssize_t boundary):
         """Take the keys before `boundary` into the moments; it may only grow."""
-        cdef Py_ssize_t c
+        cdef Py_ssize_t c, panel
+        cdef bint changed
         self.mean_count = <float>boundary / max(self.n_cells, 1)
         with nogil:
-            for c in range(self.n_cells + 1):
-                self.advance_cell(c, boundary)
+            for panel in range(self.cell_pad // LANES):
+                changed = False
+                for c in range(panel * LANES, min(self.n_cells, (panel + 1) * LANES)):
+                    changed = self.take(c, boundary) or changed
+                if changed and self.second_order:
+                    self.close(panel)
+            self.take(self.n_cells, boundary)
+            self.average()
 
-    cdef void advance_cell(self, Py_ssize_t c, Py_ssize_t boundary) noexcept nogil:
+    cdef void average(self) noexcept nogil:
+        """Mean of the cells' sigma, weighed by their counts."""
+        cdef Py_ssize_t c, e, k, panel, lane
+        cdef float share, total = 0
+        cdef float shares[LANES]
+        cdef float *sigma
+        for c in range(self.n_cells):
+            total += self.count[c]
+        memset(&self.mean_sigma[0, 0], 0, self.dim * self.deviation_pad * sizeof(float))
+        if total == 0:
+            return
+        for panel in range(self.cell_pad // LANES):
+            for lane in range(LANES):
+                c = panel * LANES + lane
+                shares[lane] = self.count[c] / total if c < self.n_cells else 0
+            for e in range(self.dim):
+                for k in range(self.n_directions):
+                    sigma = &self.sigma[panel, e, k, 0]
+                    share = 0
+                    for lane in range(LANES):
+                        share += shares[lane] * sigma[lane]
+                    self.mean_sigma[e, k] += share
+
+    cdef bint take(self, Py_ssize_t c, Py_ssize_t boundary) noexcept nogil:
+        """Add a cell's keys before `boundary` to its sums and means; return whether there were any new ones."""
         cdef Py_ssize_t start = self.first_panel[c] * LANES, before = self.count[c], n = before, k, j, v
         cdef Py_ssize_t stop = self.first_panel[c + 1] * LANES - start
         cdef Py_ssize_t m = self.n_directions, lane = c % LANES, panel = c // LANES
         cdef float one = 1, share, mean
         cdef float *gap
         cdef float *sums
-        cdef const float *row
+        cdef float *row
+        cdef float *out
         while n < stop and 0 <= self.ids[start + n] < boundary:
             n += 1
         if n == before:
-            return
+            return False
         self.count[c] = <int32_t>n
         if c == self.n_cells:
-            return
+            return True
         sums = &self.first[c, 0]
         table().combine(&one, 0, 0, 1, n - before, &self.rows[start + before, 0], self.row_stride, self.row_stride,
                         sums, self.row_stride)
-        table().combine(&self.rows[start + before, self.value_pad], 1, self.row_stride, m, n - before,
-                        &self.rows[start + before, 0], self.row_stride, self.row_stride, &self.second[c, 0, 0],
-                        self.row_stride)
         share = <float>1 / n
         gap = sums + self.value_pad
-        if self.projected:
-            for j in range(before, n):
-                for k in range(self.dim):
+        for k in range(self.dim):
+            if self.projected:
+                for j in range(before, n):
                     self.key_sums[c, k] += self.keys[self.ids[start + j], k] - self.centers[c, k]
-            for k in range(self.dim):
-                self.mean_keys[panel, k, lane] = self.centers[c, k] + self.key_sums[c, k] * share
-        else:
-            for k in range(self.dim):
-                self.mean_keys[panel, k, lane] = self.centers[c, k] + gap[k] * share
+                mean = self.key_sums[c, k] * share
+            else:
+                mean = gap[k] * share
+            self.mean_keys[panel, k, lane] = self.centers[c, k] + mean
         for v in range(self.width):
             self.mean_values[c, v] = sums[v] * share
         self.log_counts[c] = <float>log(n)
         if not self.second_order:
-            return
+            return True
+        table().combine(&self.rows[start + before, self.value_pad], 1, self.row_stride, m, n - before,
+                        &self.rows[start + before, 0], self.row_stride, self.row_stride, &self.second[c, 0, 0],
+                        self.row_stride)
         for k in range(m):
             row = &self.second[c, k, 0]
             mean = gap[k] * share
-            for v in range(self.width):
-                self.gamma[c, v // LANES, k, v % LANES] = (row[v] - sums[v] * mean) * share
-            row += self.value_pad
-            if not self.projected:
-                for j in range(m):
-                    self.sigma[panel, j, k, lane] = (row[j] - gap[j] * mean) * share
+            for v in range(self.value_pad // LANES):
+                out = &self.gamma[c, v, k, 0]
+                for j in range(LANES):
+                    out[j] = (row[v * LANES + j] - sums[v * LANES + j] * mean) * share
+        return True
+
+    cdef void close(self, Py_ssize_t panel) noexcept nogil:
+        """Covariances of the deviations in a panel of cells, from m to E coordinates where they are projected."""
+        cdef Py_ssize_t c, k, j, first, lane, count, m = self.n_directions
+        cdef float share, mean
+        cdef float *gap
+        cdef float *row
         if self.projected:
-            self.lift(c, share)
+            for c in range(panel * LANES, min(self.n_cells, (panel + 1) * LANES)):
+                if self.count[c]:
+                    self.lift(c, <float>1 / self.count[c])
+            return
+        for k in range(m):
+            for first from 0 <= first < m by LANES:
+                count = min(<Py_ssize_t>LANES, m - first)
+                for lane in range(min(<Py_ssize_t>LANES, self.n_cells - panel * LANES)):
+                    c = panel * LANES + lane
+                    if not self.count[c]:
+                        continue
+                    share = <float>1 / self.count[c]
+                    gap = &self.first[c, self.value_pad]
+                    row = &self.second[c, k, self.value_pad]
+                    mean = gap[k] * share
+                    for j in range(first, first + count):
+                        self.sigma[panel, j, k, lane] = (row[j] - gap[j] * mean) * share
 
     cdef void lift(self, Py_ssize_t c, float share) noexcept nogil:
         """sigma = for_queries @ covariance of the projected deviations, from m to E coordinates."""
@@ -269,7 +370,8 @@ cdef class Field:
 
     def attend(self, const float[:, ::1] queries, const int32_t[::1] order, float scale, float threshold,
                bint keep_far, float[:, ::1] out, const int64_t[::1] stops=None, Py_ssize_t boundary=0,
-               const uint8_t[::1] wanted=None):
+               const uint8_t[::1] wanted=None, float reach=INFINITY, const float[:, :] local_keys=None,
+               const float[:, :] local_values=None):
         """Attention of some rows over the keys taken so far, and over those from `boundary` to each row's stop.
 
         Parameters
@@ -290,46 +392,57 @@ cdef class Field:
         boundary : int
         wanted : (n,) uint8, optional
             Rows whose output is wanted; the others only lend their blocks their company.
+        reach : float
+            The largest variance of scores within a cell by which a query may differ from the mean of its block.
+        local_keys, local_values : (n, E) and (n, Ev) float32, unit stride along the last axis, optional
+            What `boundary` and `stops` count rows of, if not the keys and values of the field.
 
         Returns
         -------
-        int
+        touched : int
             How many pairs of a query and a key were scored.
+        beyond : (r,) int32
+            Rows out of reach: their output is not written.
         """
-        cdef Py_ssize_t n = order.shape[0], i, start, count, touched
+        cdef Py_ssize_t n = order.shape[0], i, j, start, count, n_beyond = 0
         cdef Py_ssize_t step = self.blocks() * BLOCK
-        cdef Scratch scratch
+        beyond = np.empty(n, np.int32)
+        cdef int32_t[::1] rows_beyond = beyond
         if n == 0:
-            return 0
-        if not self.allocate(&scratch, min(n, step), stops is not None):
-            release(&scratch)
-            raise MemoryError("scratch of attention")
+            return 0, beyond
+        cdef Scratch scratch = self.scratch(min(n, step))
         cdef const int64_t *stop_of = NULL
         cdef const uint8_t *keep = NULL
         if wanted is not None:
             keep = &wanted[0]
         if stops is not None:
             stop_of = &stops[0]
+        if local_keys is None:
+            local_keys, local_values = self.keys, self.values
         with nogil:
             for i in range((n + step - 1) // step):
                 start = i * step
                 count = min(step, n - start)
-                self.gather(&scratch, queries, &order[start], count, scale)
+                self.gather(scratch, queries, &order[start], count, scale)
                 scratch.wanted = NULL if keep == NULL else keep + start
+                memset(scratch.off, 0, count)
                 if threshold < 0:
-                    self.open_all(&scratch)
+                    self.open_all(scratch)
                 else:
-                    self.far(&scratch, threshold)
+                    self.far(scratch, threshold, reach)
                     if not keep_far:
                         memset(scratch.sum, 0, count * sizeof(float))
                         memset(scratch.out, 0, count * self.value_pad * sizeof(float))
-                self.near(&scratch)
+                self.near(scratch)
                 if stop_of != NULL:
-                    self.local(&scratch, stop_of, boundary, stops.shape[0])
-                self.write(&scratch, out)
-        touched = scratch.touched
-        release(&scratch)
-        return touched
+                    self.local(scratch, stop_of, boundary, stops.shape[0], local_keys, local_values)
+                self.write(scratch, out)
+                for j in range(count):
+                    if scratch.off[j] and is_wanted(scratch, j):
+                        rows_beyond[n_beyond] = order[start + j]
+                        n_beyond += 1
+        self.idle.append(scratch)
+        return scratch.touched, beyond[:n_beyond]
 
     def exact(self, const float[:, ::1] queries, const int32_t[::1] rows, float scale, float[:, ::1] out,
               const int64_t[::1] stops):
@@ -343,30 +456,45 @@ cdef class Field:
         out : (n, Ev) float32, written
         stops : (L,) int64
         """
-        cdef Scratch scratch
         cdef Py_ssize_t n = rows.shape[0], i
         if n == 0:
             return
-        if not self.allocate(&scratch, n, True):
-            release(&scratch)
-            raise MemoryError("scratch of attention")
+        cdef Scratch scratch = self.scratch(n)
         with nogil:
-            self.gather(&scratch, queries, &rows[0], n, scale)
-            self.local(&scratch, &stops[0], 0, stops.shape[0])
+            self.gather(scratch, queries, &rows[0], n, scale)
+            memset(scratch.off, 0, n)
+            scratch.wanted = NULL
+            self.local(scratch, &stops[0], 0, stops.shape[0], self.keys, self.values)
             for i in range(n):
                 scratch.row[i] = <int32_t>i
-            self.write(&scratch, out)
-        release(&scratch)
+            self.write(scratch, out)
+        self.idle.append(scratch)
+
+    cdef Scratch scratch(self, Py_ssize_t n):
+        """Take memory for n queries at once."""
+        cdef Scratch scratch
+        n = max(n, self.blocks() * BLOCK)
+        try:
+            scratch = self.idle.pop()
+        except IndexError:
+            scratch = None
+        if scratch is None or scratch.capacity < n:
+            scratch = Scratch()
+            if not self.allocate(scratch, n):
+                raise MemoryError("scratch of attention")
+            scratch.capacity = n
+        scratch.touched = 0
+        return scratch
 
     cdef Py_ssize_t blocks(self) noexcept nogil:
         """Blocks of queries whose linear forms fill about 2 MB."""
         cdef Py_ssize_t bytes_each = 4 * self.cell_pad * (self.dim + self.value_pad)
         return max(<Py_ssize_t>4, min(<Py_ssize_t>BLOCKS, (2 << 20) // bytes_each))
 
-    cdef bint allocate(self, Scratch *s, Py_ssize_t n, bint local) noexcept nogil:
-        cdef Py_ssize_t n_blocks = (n + BLOCK - 1) // BLOCK, cells = self.cell_pad, m = self.n_directions
+    cdef bint allocate(self, Scratch s, Py_ssize_t n) noexcept nogil:
+        cdef Py_ssize_t cells = self.cell_pad, m = self.n_directions
+        cdef Py_ssize_t n_blocks = (n + BLOCK - 1) // BLOCK
         cdef Py_ssize_t score_width = max(cells, <Py_ssize_t>TILE)
-        memset(s, 0, sizeof(Scratch))
         s.row = <int32_t *>malloc(n * sizeof(int32_t))
         s.queries = <float *>malloc(n * self.dim * sizeof(float))
         s.shift = <float *>malloc(n * sizeof(float))
@@ -374,32 +502,36 @@ cdef class Field:
         s.out = <float *>malloc(n * self.value_pad * sizeof(float))
         s.pointers = <const float **>malloc((n + n_blocks) * sizeof(float *))
         s.means = <float *>malloc(n_blocks * self.dim * sizeof(float))
-        s.projected = <float *>malloc((n + n_blocks) * self.deviation_pad * sizeof(float))
+        s.projected = <float *>malloc(n * self.deviation_pad * sizeof(float))
+        s.means_projected = <float *>malloc(n_blocks * self.deviation_pad * sizeof(float))
+        s.off = <uint8_t *>malloc(n)
+        s.trust = <float *>malloc(n * sizeof(float))
+        s.gaps_projected = <float *>malloc(n * self.deviation_pad * sizeof(float))
         s.keys = <float *>malloc(n_blocks * cells * self.dim * sizeof(float))
         s.values = <float *>malloc(n_blocks * cells * self.value_pad * sizeof(float))
         s.shares = <float *>malloc(n_blocks * cells * sizeof(float))
         s.slopes = <float *>malloc(n_blocks * self.value_pad * m * sizeof(float))
-        s.gaps = <float *>malloc((BLOCK * (self.dim + self.deviation_pad) + LANES) * sizeof(float))
+        s.gaps = <float *>malloc(n * self.dim * sizeof(float))
         s.spreads = <float *>malloc(n_blocks * self.dim * m * sizeof(float))
         s.wide = <float *>malloc(self.dim * self.deviation_pad * sizeof(float))
         s.quadratic = <float *>malloc(n_blocks * cells * sizeof(float))
         s.bias = <float *>malloc(3 * cells * sizeof(float))
         s.scores = <float *>malloc(BLOCK * score_width * sizeof(float))
-        s.sums = <float *>malloc(BLOCK * self.value_pad * sizeof(float))
+        s.sums = <float *>malloc(BLOCK * max(self.value_pad, self.deviation_pad) * sizeof(float))
         s.small = <float *>malloc(3 * BLOCK * sizeof(float))
         s.taken = <int32_t *>malloc((cells + 1) * sizeof(int32_t))
         s.pairs = <int32_t *>malloc(2 * n * (self.n_cells + 1) * sizeof(int32_t))
         s.ends = <int32_t *>malloc((self.n_cells + 2) * sizeof(int32_t))
         s.visitors = <int32_t *>malloc(n * (self.n_cells + 1) * sizeof(int32_t))
-        if local:
-            s.panel = <float *>malloc(TILE * (self.dim + self.value_pad) * sizeof(float))
-            s.limits = <int32_t *>malloc(n * sizeof(int32_t))
+        s.panel = <float *>malloc(LOCAL_TILE * (self.dim + self.value_pad) * sizeof(float))
+        s.limits = <int32_t *>malloc(n * sizeof(int32_t))
         return (s.row and s.queries and s.shift and s.sum and s.out and s.pointers and s.means and s.projected
-                and s.keys and s.values and s.shares and s.slopes and s.gaps and s.spreads and s.wide and s.quadratic
+                and s.keys and s.values and s.shares and s.slopes and s.gaps and s.gaps_projected
+                and s.means_projected and s.off and s.trust and s.spreads and s.wide and s.quadratic
                 and s.bias and s.scores and s.sums and s.small
-                and s.taken and s.pairs and s.ends and s.visitors and (not local or (s.panel and s.limits)))
+                and s.taken and s.pairs and s.ends and s.visitors and s.panel and s.limits)
 
-    cdef void gather(self, Scratch *s, const float[:, ::1] queries, const int32_t *order, Py_ssize_t n,
+    cdef void gather(self, Scratch s, const float[:, ::1] queries, const int32_t *order, Py_ssize_t n,
                      float scale) noexcept nogil:
         cdef Py_ssize_t i
         s.n = n
@@ -412,94 +544,119 @@ cdef class Field:
             s.sum[i] = 0
         memset(s.out, 0, n * self.value_pad * sizeof(float))
 
-    cdef void open_all(self, Scratch *s) noexcept nogil:
+    cdef void open_all(self, Scratch s) noexcept nogil:
         cdef Py_ssize_t i, c
         for i in range(s.n):
             for c in range(self.n_cells + 1):
                 add_pair(s, c, i)
 
-    cdef void far(self, Scratch *s, float threshold) noexcept nogil:
+    cdef void far(self, Scratch s, float threshold, float reach) noexcept nogil:
         """Estimate every cell for every query; cells above the threshold are left for `near`."""
         cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, m = self.n_directions, pad = self.deviation_pad
         cdef Py_ssize_t b, i, k, first, count, n_blocks = (s.n + BLOCK - 1) // BLOCK
-        cdef float *mean
-        cdef float *slopes
-        cdef float *gap
-        cdef float *mean_projected
-        for b in range(n_blocks):
-            first, count = b * BLOCK, min(<Py_ssize_t>BLOCK, s.n - b * BLOCK)
-            mean = s.means + b * dim
-            memset(mean, 0, dim * sizeof(float))
-            for i in range(first, first + count):
-                for k in range(dim):
-                    mean[k] += s.queries[i * dim + k]
-            for k in range(dim):
-                mean[k] /= count
-            s.pointers[b] = mean
+        cdef float *row
         if self.projected:
-            table().affine(s.pointers, n_blocks, dim, &self.query_panels[0, 0, 0], &self.no_bias[0], pad // LANES,
-                           s.projected + s.n * pad, pad)
             for i in range(s.n):
                 s.pointers[i] = s.queries + i * dim
             table().affine(s.pointers, s.n, dim, &self.query_panels[0, 0, 0], &self.no_bias[0], pad // LANES,
                            s.projected, pad)
-            for b in range(n_blocks):
-                s.pointers[b] = s.projected + (s.n + b) * pad
+        else:
+            for i in range(s.n):
+                row = s.projected + i * pad
+                memcpy(row, s.queries + i * dim, dim * sizeof(float))
+                memset(row + dim, 0, (pad - dim) * sizeof(float))
+        for b in range(n_blocks):
+            self.center(s, b, reach)
+            s.pointers[b] = s.means_projected + b * pad
         table().affine(s.pointers, n_blocks, m, &self.sigma[0, 0, 0, 0], &self.mean_keys[0, 0, 0],
                        cells // LANES * dim, s.keys, cells * dim)
         table().affine(s.pointers, n_blocks, m, &self.gamma[0, 0, 0, 0], &self.mean_values[0, 0],
                        self.n_cells * self.value_pad // LANES, s.values, cells * self.value_pad)
         for b in range(n_blocks):
-            s.pointers[b] = self.spread(s, b)
+            s.pointers[b] = s.spreads + b * dim * m
         table().affine(s.pointers, n_blocks, dim * m, &self.sigma[0, 0, 0, 0], &self.no_bias[0], cells // LANES,
                        s.quadratic, cells)
         for b in range(n_blocks):
             self.far_block(s, b, threshold)
-        slopes = s.slopes
-        memset(slopes, 0, n_blocks * self.value_pad * m * sizeof(float))
+        memset(s.slopes, 0, n_blocks * self.value_pad * m * sizeof(float))
         table().combine(s.shares, cells, 1, n_blocks, self.n_cells, &self.gamma[0, 0, 0, 0], self.value_pad * m,
-                        self.value_pad * m, slopes, self.value_pad * m)
+                        self.value_pad * m, s.slopes, self.value_pad * m)
         for b in range(n_blocks):
             first, count = b * BLOCK, min(<Py_ssize_t>BLOCK, s.n - b * BLOCK)
             for i in range(count):
-                if self.projected:
-                    gap = s.projected + (first + i) * pad
-                    mean_projected = s.projected + (s.n + b) * pad
-                else:
-                    gap, mean_projected = s.queries + (first + i) * dim, s.means + b * dim
+                row = s.gaps_projected + (first + i) * pad
                 for k in range(m):
-                    s.scores[i * m + k] = (gap[k] - mean_projected[k]) * s.sum[first + i]
-                s.pointers[i] = s.scores + i * m
-            table().affine(s.pointers, count, m, slopes + b * self.value_pad * m, &self.no_bias[0],
+                    row[k] *= s.sum[first + i] * s.trust[first + i]
+                s.pointers[i] = row
+            table().affine(s.pointers, count, m, s.slopes + b * self.value_pad * m, &self.no_bias[0],
                            self.value_pad // LANES, s.sums, self.value_pad)
             for i in range(count * self.value_pad):
                 s.out[first * self.value_pad + i] += s.sums[i]
 
-    cdef const float *spread(self, Scratch *s, Py_ssize_t b) noexcept nogil:
-        """Mean over a block of (query - mean) x (projected query - its mean), (E, m)."""
-        cdef Py_ssize_t dim = self.dim, m = self.n_directions, pad = self.deviation_pad, i, k
+    cdef void center(self, Scratch s, Py_ssize_t b, float reach) noexcept nogil:
+        """The mean of a block and the deviations from it, without the queries that its linear forms do not reach.
+
+        Scores of a query at the deviation g have the variance g.S g within a cell of covariance S, which the linear
+        forms leave out but for its mean over the block.
+        """
+        cdef Py_ssize_t dim = self.dim, m = self.n_directions, pad = self.deviation_pad, i, k, far_off = 0
         cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, s.n - first)
-        cdef float *gaps = s.gaps
-        cdef float *gaps_projected = s.gaps
-        cdef float *out = s.spreads + b * dim * m
-        for i in range(count):
-            for k in range(dim):
-                gaps[i * dim + k] = s.queries[(first + i) * dim + k] - s.means[b * dim + k]
-        if self.projected:
-            gaps_projected = s.gaps + BLOCK * dim
+        cdef float *gaps = s.gaps + first * dim
+        cdef float *gaps_projected = s.gaps_projected + first * pad
+        cdef float *spread = s.spreads + b * dim * m
+        cdef float variance, mean_variance = 0
+        memset(s.off + first, 0, count)
+        self.deviations(s, b, 0)
+        if count > 1:
+            memset(s.sums, 0, count * pad * sizeof(float))
+            table().combine(gaps, dim, 1, count, dim, &self.mean_sigma[0, 0], pad, pad, s.sums, pad)
             for i in range(count):
-                for k in range(pad):
-                    gaps_projected[i * pad + k] = (
-                        s.projected[(first + i) * pad + k] - s.projected[(s.n + b) * pad + k]) / count
+                variance = 0
+                for k in range(m):
+                    variance += s.sums[i * pad + k] * gaps_projected[i * pad + k]
+                s.scores[i] = variance
+                mean_variance += variance / count
+            for i in range(count):
+                if s.scores[i] > max(reach, ODD * mean_variance):
+                    s.off[first + i] = 1
+                    far_off += 1
+            if far_off:
+                self.deviations(s, b, far_off)
         memset(s.wide, 0, dim * pad * sizeof(float))
-        table().combine(gaps, 1, dim, dim, count, gaps_projected, pad if self.projected else dim,
-                        pad, s.wide, pad)
+        table().combine(gaps, 1, dim, dim, count, gaps_projected, pad, pad, s.wide, pad)
         for i in range(dim):
             for k in range(m):
-                out[i * m + k] = s.wide[i * pad + k] if self.projected else s.wide[i * pad + k] / count
-        return out
+                spread[i * m + k] = s.wide[i * pad + k] / (count - far_off)
 
-    cdef void far_block(self, Scratch *s, Py_ssize_t b, float threshold) noexcept nogil:
+    cdef void deviations(self, Scratch s, Py_ssize_t b, Py_ssize_t far_off) noexcept nogil:
+        """Mean of the block's queries that are not far off, and what they deviate by; none for those that are."""
+        cdef Py_ssize_t dim = self.dim, pad = self.deviation_pad, i, k
+        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, s.n - first)
+        cdef float *mean = s.means + b * dim
+        cdef float *mean_projected = s.means_projected + b * pad
+        memset(mean, 0, dim * sizeof(float))
+        memset(mean_projected, 0, pad * sizeof(float))
+        for i in range(first, first + count):
+            if not s.off[i]:
+                for k in range(dim):
+                    mean[k] += s.queries[i * dim + k]
+                for k in range(pad):
+                    mean_projected[k] += s.projected[i * pad + k]
+        for k in range(dim):
+            mean[k] /= count - far_off
+        for k in range(pad):
+            mean_projected[k] /= count - far_off
+        for i in range(first, first + count):
+            if s.off[i]:
+                memset(s.gaps + i * dim, 0, dim * sizeof(float))
+                memset(s.gaps_projected + i * pad, 0, pad * sizeof(float))
+                continue
+            for k in range(dim):
+                s.gaps[i * dim + k] = s.queries[i * dim + k] - mean[k]
+            for k in range(pad):
+                s.gaps_projected[i * pad + k] = s.projected[i * pad + k] - mean_projected[k]
+
+    cdef void far_block(self, Scratch s, Py_ssize_t b, float threshold) noexcept nogil:
         cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, c, i, j, k, panel, lane, taken
         cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, s.n - first)
         cdef float *keys = s.keys + b * cells * dim
@@ -534,6 +691,10 @@ cdef class Field:
             s.shift[first + i] = table().largest(s.scores + i * cells, cells)
         table().exponentials(s.scores, cells, count, cells, s.shift + first, s.sum + first)
         for i in range(count):
+            if s.off[first + i]:
+                memset(s.scores + i * cells, 0, cells * sizeof(float))
+                s.sum[first + i] = inverse[i] = 0
+                continue
             taken = table().take_above(s.scores + i * cells, gains, cells, threshold * s.sum[first + i], s.taken,
                                        &near_sum)
             for j in range(taken):
@@ -545,6 +706,9 @@ cdef class Field:
                 add_pair(s, self.n_cells, first + i)
         memset(shares, 0, cells * sizeof(float))
         table().combine(inverse, 0, 1, 1, count, s.scores, cells, cells, shares, cells)
+        for i in range(count):  # what `slopes` are worth to a query that attends elsewhere than its block
+            s.trust[first + i] = min(<float>1, 2 * table().overlap(s.scores + i * cells, inverse[i] * count, shares,
+                                                                   cells))
         for c in range(cells):
             shares[c] *= shrink[c]
         table().combine(s.scores, cells, 1, count, self.n_cells, values, self.value_pad, self.value_pad,
@@ -573,7 +737,7 @@ cdef class Field:
                 key = values + c * self.value_pad + v
                 key[0] = self.mean_values[c, v] + factor * (key[0] - self.mean_values[c, v])
 
-    cdef void near(self, Scratch *s) noexcept nogil:
+    cdef void near(self, Scratch s) noexcept nogil:
         """Attend to cells exactly, cell by cell, all the queries that chose it together."""
         cdef Py_ssize_t c, i, start, position
         memset(s.ends, 0, (self.n_cells + 2) * sizeof(int32_t))
@@ -592,35 +756,36 @@ cdef class Field:
                        &self.rows[0, 0] + position * LANES * self.row_stride, self.row_stride, self.count[c], NULL)
             start = s.ends[c]
 
-    cdef void local(self, Scratch *s, const int64_t *stops, Py_ssize_t boundary, Py_ssize_t length) noexcept nogil:
+    cdef void local(self, Scratch s, const int64_t *stops, Py_ssize_t boundary, Py_ssize_t length,
+                    const float[:, :] local_keys, const float[:, :] local_values) noexcept nogil:
         """Attend to the keys from `boundary` to each row's stop exactly."""
         cdef Py_ssize_t tile, first, count, i, n, j, k, last = boundary
-        cdef float *values = s.panel + TILE * self.dim
+        cdef float *values = s.panel + LOCAL_TILE * self.dim
         for i in range(s.n):
-            if s.wanted == NULL or s.wanted[i]:
+            if is_wanted(s, i):
                 last = max(last, stops[s.row[i] % length])
-        for tile in range((last - boundary + TILE - 1) // TILE):
-            first = boundary + tile * TILE
-            count = min(<Py_ssize_t>TILE, last - first)
-            memset(s.panel, 0, TILE * self.dim * sizeof(float))
-            memset(values, 0, TILE * self.value_pad * sizeof(float))
+        for tile in range((last - boundary + LOCAL_TILE - 1) // LOCAL_TILE):
+            first = boundary + tile * LOCAL_TILE
+            count = min(<Py_ssize_t>LOCAL_TILE, last - first)
+            memset(s.panel, 0, LOCAL_TILE * self.dim * sizeof(float))
+            memset(values, 0, LOCAL_TILE * self.value_pad * sizeof(float))
             for j in range(count):
-                memcpy(values + j * self.value_pad, &self.values[first + j, 0], self.width * sizeof(float))
+                memcpy(values + j * self.value_pad, &local_values[first + j, 0], self.width * sizeof(float))
             for j in range(count // LANES):
-                table().transpose(&self.keys[first + j * LANES, 0], self.keys.strides[0] // <Py_ssize_t>sizeof(float),
+                table().transpose(&local_keys[first + j * LANES, 0], local_keys.strides[0] // <Py_ssize_t>sizeof(float),
                                   self.dim, s.panel + j * LANES * self.dim)
             for j in range(count // LANES * LANES, count):
                 for k in range(self.dim):
-                    s.panel[(j // LANES * self.dim + k) * LANES + j % LANES] = self.keys[first + j, k]
+                    s.panel[(j // LANES * self.dim + k) * LANES + j % LANES] = local_keys[first + j, k]
             n = 0
             for i in range(s.n):
-                if <Py_ssize_t>stops[s.row[i] % length] > first and (s.wanted == NULL or s.wanted[i]):
+                if <Py_ssize_t>stops[s.row[i] % length] > first and not s.off[i] and is_wanted(s, i):
                     s.visitors[n] = <int32_t>i
                     s.limits[n] = <int32_t>min(count, stops[s.row[i] % length] - first)
                     n += 1
             self.visit(s, s.visitors, n, s.panel, values, self.value_pad, count, s.limits)
 
-    cdef void visit(self, Scratch *s, const int32_t *visitors, Py_ssize_t n_visitors, const float *panels,
+    cdef void visit(self, Scratch s, const int32_t *visitors, Py_ssize_t n_visitors, const float *panels,
                     const float *values, Py_ssize_t value_stride, Py_ssize_t n_keys,
                     const int32_t *limits) noexcept nogil:
         """Softmax over n_keys keys in panels, merged into the state of the visiting queries."""
@@ -664,51 +829,28 @@ cdef class Field:
                         s.out[q * self.value_pad + k] += s.sums[i * self.value_pad + k]
                 s.touched += count * n
 
-    cdef void weigh(self, Scratch *s, Py_ssize_t count, Py_ssize_t n, Py_ssize_t width, const float *values,
+    cdef void weigh(self, Scratch s, Py_ssize_t count, Py_ssize_t n, Py_ssize_t width, const float *values,
                     Py_ssize_t value_stride) noexcept nogil:
         table().combine(s.scores, width, 1, count, n, values, value_stride, self.value_pad, s.sums, self.value_pad)
 
-    cdef void write(self, Scratch *s, float[:, ::1] out) noexcept nogil:
+    cdef void write(self, Scratch s, float[:, ::1] out) noexcept nogil:
         cdef Py_ssize_t i, k
         cdef float share
         for i in range(s.n):
+            if s.off[i]:
+                continue
             share = 1 / s.sum[i] if s.sum[i] > 0 else 0
             for k in range(self.width):
                 out[s.row[i], k] = s.out[i * self.value_pad + k] * share
 
 
-cdef inline void add_pair(Scratch *s, Py_ssize_t cell, Py_ssize_t query) noexcept nogil:
-    if s.wanted != NULL and not s.wanted[query]:
+cdef inline bint is_wanted(Scratch s, Py_ssize_t query) noexcept nogil:
+    return s.wanted == NULL or s.wanted[query]
+
+
+cdef inline void add_pair(Scratch s, Py_ssize_t cell, Py_ssize_t query) noexcept nogil:
+    if not is_wanted(s, query):
         return
     s.pairs[2 * s.n_pairs] = <int32_t>cell
     s.pairs[2 * s.n_pairs + 1] = <int32_t>query
     s.n_pairs += 1
-
-
-cdef void release(Scratch *s) noexcept nogil:
-    free(s.row)
-    free(s.queries)
-    free(s.shift)
-    free(s.sum)
-    free(s.out)
-    free(s.pointers)
-    free(s.means)
-    free(s.projected)
-    free(s.keys)
-    free(s.values)
-    free(s.shares)
-    free(s.slopes)
-    free(s.gaps)
-    free(s.spreads)
-    free(s.wide)
-    free(s.quadratic)
-    free(s.bias)
-    free(s.scores)
-    free(s.sums)
-    free(s.small)
-    free(s.taken)
-    free(s.pairs)
-    free(s.ends)
-    free(s.visitors)
-    free(s.panel)
-    free(s.limits)

@@ -22,6 +22,7 @@ from .options import AttentionOptions
 BLOCK = 64  # queries that share a linear form
 ALL_NEAR = -1.0  # a threshold that every cell is above
 _CHUNK = 1024  # queries that a thread takes at once
+_REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
 _SEGMENT = 1024  # keys that causal attention takes exactly, at most
 
 
@@ -68,6 +69,9 @@ class Head:
         self.plan = plan
         self.work = work
         self.window = options.window
+        self._order: IdArray | None = None
+        self.reach = _REACH
+        self.beyond = 0.0  # share of the queries of the last call that were out of reach
         self.keep_far = options.far_field is not False
         for_keys, for_queries = plan.moments or (None, None)
         self.field = Field(
@@ -99,7 +103,9 @@ class Head:
     def rows(self, segment: Segment) -> IdArray:
         """Rows of a segment's queries, g * L + i for query i of query head g, similar ones together."""
         if segment.stop - segment.start == self.length:
-            return self.plan.order(self.query, BLOCK)
+            if self._order is None:
+                self._order = self.plan.order(self.query, BLOCK)
+            return self._order
         of_group = np.arange(self.group, dtype=np.int32)[:, None] * self.length
         rows = (of_group + np.arange(segment.start, segment.stop, dtype=np.int32)).ravel()
         order: IdArray = rows[self.plan.order(self.query[rows], BLOCK)]
@@ -130,21 +136,31 @@ class Head:
         int
             Pairs of a query and a key, or a cell, that were scored.
         """
-        counts: list[int] = []
         if segment.boundary == 0:
             threshold = ALL_NEAR
+        done: dict[int, tuple[int, IdArray]] = {}
+        # Several chunks at once share scratch memory.
+        size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
 
-        def attend(start: int) -> None:
-            part = slice(start, start + _CHUNK)
-            counts.append(
-                self.field.attend(
-                    self.query, rows[part], self.scale, threshold, self.keep_far, out, self.stops, segment.boundary,
-                    None if wanted is None else wanted[part],
-                )
+        def attend(start: int, rows: IdArray = rows, threshold: float = threshold) -> None:
+            part = slice(start, start + size)
+            done[start] = self.field.attend(
+                self.query, rows[part], self.scale, threshold, self.keep_far, out, self.stops, segment.boundary,
+                None if wanted is None else wanted[part], self.reach,
             )  # fmt: skip
 
-        self.work.run(attend, range(0, len(rows), _CHUNK))
-        return sum(counts)
+        starts = range(0, len(rows), size)
+        self.work.run(attend, starts)
+        beyond = np.concatenate([done[start][1] for start in starts])
+        self.beyond = len(beyond) / len(rows)
+        touched = sum(count for count, _ in done.values())
+        if wanted is not None:
+            beyond = beyond[np.isin(beyond, rows[wanted == 1])]
+        # No moment of a cell tells an odd query of a single key that it alone weighs: these attend to every key.
+        alone = self.field.attend(
+            self.query, beyond, self.scale, ALL_NEAR, self.keep_far, out, self.stops, segment.boundary
+        )
+        return touched + alone[0]
 
     def exact(self, rows: IdArray) -> FloatArray:
         """Output of rows, (n, Ev), from every key they see."""
@@ -161,9 +177,11 @@ class Head:
 
     def run(self, threshold: float, out: FloatArray) -> float:
         """Attend with every query, into (G * L, Ev); return how many keys and cells a query touched."""
-        self.field.reset()
+        segments = self.segments()
+        if len(segments) > 1:
+            self.field.reset()
         touched = 0
-        for segment in self.segments():
+        for segment in segments:
             self.field.advance(segment.boundary)
             touched += self.attend(self.rows(segment), segment, threshold, out)
         return touched / len(self.query)

@@ -42,8 +42,10 @@ class Plan:
         Centres of the cells.
     references : ndarray of shape (C + 1, E), float32
         A key near the mean of each cell, for moments without cancellation.
+    spread : (float, float)
+        Mean squared distance of keys to their centre, in those coordinates, and to their cell's mean.
     stray : float
-        Squared distance to the nearest centre beyond which a key belongs to every near field.
+        Times `spread` beyond which, by either distance, a key belongs to every near field.
     moments : (ndarray of shape (E, m), ndarray of shape (E, m)) or None
         Directions of the moments, for keys and for queries; None for the coordinates themselves.
     radius : float or None
@@ -54,6 +56,7 @@ class Plan:
     for_queries: FloatArray
     centers: FloatArray
     references: FloatArray
+    spread: tuple[float, float]
     stray: float
     moments: tuple[FloatArray, FloatArray] | None
     radius: float | None
@@ -61,7 +64,8 @@ class Plan:
     def cells_of(self, key: FloatArray, sink: int, num_threads: int) -> IdArray:
         """Cell of every key, and C for the keys that belong to every near field, (S,) int32."""
         cell_of, gap = assign_cells(self.place_keys(key), self.centers, num_threads)
-        cell_of[gap > self.stray] = len(self.centers)
+        rest = key - self.references[cell_of]
+        cell_of[np.maximum(gap / self.spread[0], row_norms(rest) / self.spread[1]) > self.stray] = len(self.centers)
         cell_of[:sink] = len(self.centers)
         return cell_of
 
@@ -101,13 +105,19 @@ def make_plan(query: FloatArray, key: FloatArray, scale: float, options: Attenti
         coordinates = project(keys, for_keys)
     centers = make_cells(coordinates, n_cells, num_threads)
     cell_of, gap = assign_cells(coordinates, centers, num_threads)
+    references = _references(keys, cell_of, n_cells)
+    rest = row_norms(keys - references[cell_of])
+    tiny = float(np.finfo(np.float32).tiny)
+    spread = max(float(gap.mean()), tiny), max(float(rest.mean()), tiny)
+    ratios = np.maximum(gap / spread[0], rest / spread[1])
     wanted = _MOMENT_COORDINATES if options.directions == "auto" else int(options.directions)
     return Plan(
         for_keys=for_keys,
         for_queries=for_queries,
         centers=centers,
-        references=_references(keys, cell_of, n_cells),
-        stray=max(_STRAY * float(gap.mean()), float(np.quantile(gap, max(0.0, 1 - _MOST_STRAYS / len(key))))),
+        references=references,
+        spread=spread,
+        stray=max(_STRAY, float(np.quantile(ratios, max(0.0, 1 - _MOST_STRAYS / len(key))))),
         moments=product_directions(centered, queries, wanted) if wanted < key.shape[1] else None,
         radius=radius,
     )
@@ -117,6 +127,12 @@ def cells_for(n_keys: int) -> int:
     """How many cells: about what the estimate of all of them costs, the keys of near ones cost too."""
     count = _CELLS * (n_keys / 16384) ** 0.4
     return int(np.clip(_LANES * round(count / _LANES), _LEAST_CELLS, _MOST_CELLS))
+
+
+def row_norms(rows: FloatArray) -> FloatArray:
+    """Squared norms, (n,)."""
+    norms: FloatArray = np.einsum("ij,ij->i", rows, rows)
+    return norms
 
 
 def _some(rng: np.random.Generator, n: int, size: int) -> IdArray:

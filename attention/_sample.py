@@ -7,14 +7,18 @@ import numpy as np
 from ._head import ALL_NEAR, BLOCK, Head, Segment
 from ._plan import FloatArray, IdArray
 
+Moments = tuple[float, tuple[FloatArray, ...]]
+
 _SEGMENTS = 4
 _BLOCKS = 16
 _ROWS = 2  # of a block
 _CHECKED = 64  # rows of the output, any
 _FIRST = 0.02  # threshold
 _SLOPE = 0.35  # of log error over log threshold, about
-_MOST, _LEAST = 64.0, 1e-4  # above the first nothing is near
+_MOST, _LEAST = 0.2, 1e-4  # a cell with a fifth of the mass is near even where the sample does not ask for it
+_NONE_NEAR = 1e6
 _LOOKS = 5
+_BEYOND = 0.005  # at most this share of the queries is out of the reach of their blocks, and attends to every key
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Part:
-    """Blocks of a segment's queries, which of them count, and the state of the field there."""
+    """Blocks of a segment's queries, which of them count, and the state of the field there if it changes."""
 
     segment: Segment
     rows: IdArray
     wanted: np.ndarray
-    moments: tuple[float, tuple[FloatArray, ...]]
+    moments: Moments | None
 
 
 class Sample:
@@ -55,16 +59,18 @@ class Sample:
         rows = starts[segment_of] + of_far - (np.cumsum(sizes) - sizes)[segment_of]
         self.checked = (rows + rng.integers(head.group, size=len(rows)) * head.length).astype(np.int32)
         picked = [far[i] for i in sorted({round(x) for x in np.linspace(0, len(far) - 1, _SEGMENTS)})]
-        self.parts = [self._part(segment, -(-_BLOCKS // len(picked)), rng) for segment in picked]
+        self.parts = []
+        for segment in picked:
+            head.field.advance(segment.boundary)
+            moments = head.field.moments() if len(picked) > 1 else None
+            self.parts.append(self._part(segment, -(-_BLOCKS // len(picked)), moments, rng))
         self.chosen = np.concatenate([part.rows[part.wanted == 1] for part in self.parts])
         exact = head.exact(np.concatenate([self.chosen, self.checked]))
         self.exact, self.exact_checked = exact[: len(self.chosen)], exact[len(self.chosen) :]
         self.out = np.empty((len(head.query), head.field.width), np.float32)
 
-    def _part(self, segment: Segment, n_blocks: int, rng: np.random.Generator) -> Part:
-        head = self.head
-        head.field.advance(segment.boundary)
-        rows = head.rows(segment)
+    def _part(self, segment: Segment, n_blocks: int, moments: Moments | None, rng: np.random.Generator) -> Part:
+        rows = self.head.rows(segment)
         n_full = max(1, len(rows) // BLOCK)
         first = np.linspace(0, n_full, min(n_blocks, n_full), endpoint=False).astype(int) * BLOCK
         chosen = np.concatenate([rows[start : start + BLOCK] for start in first])
@@ -72,16 +78,18 @@ class Sample:
         for start in range(0, len(chosen), BLOCK):
             size = min(BLOCK, len(chosen) - start)
             wanted[start + rng.choice(size, min(size, _ROWS), replace=False)] = 1
-        return Part(segment, chosen, wanted, head.field.moments())
+        return Part(segment, chosen, wanted, moments)
 
     def measure(self, threshold: float) -> Found:
         """Attend with the sampled blocks."""
-        head, touched = self.head, 0
+        head, touched, beyond = self.head, 0, 0.0
         for part in self.parts:
-            if len(self.parts) > 1:
+            if part.moments is not None:
                 head.field.restore(part.moments)
             touched += head.attend(part.rows, part.segment, threshold, self.out, part.wanted)
             touched -= int((part.wanted == 0).sum()) * head.field.n_cells
+            beyond += head.beyond / len(self.parts)
+        head.beyond = beyond
         return Found(threshold, relative_error(self.out[self.chosen], self.exact), touched / len(self.chosen))
 
     def search(self, tolerance: float) -> Found:
@@ -90,6 +98,9 @@ class Sample:
         threshold, slope = _FIRST, _SLOPE
         for _ in range(_LOOKS):
             look = self.measure(threshold)
+            while self.head.beyond > _BEYOND:
+                self.head.reach *= 4
+                look = self.measure(threshold)
             if look.error <= tolerance:
                 good = look
                 if look.error > 0.8 * tolerance or threshold >= _MOST or look.touched < 1.1 * self.head.field.n_cells:
@@ -112,17 +123,23 @@ class Sample:
         """Bisect for the threshold whose near field has about `size` keys, the cells and the segment not counted."""
         if size >= self.head.n_keys:
             return self.measure(ALL_NEAR)
-        none_near = look = self.measure(_MOST)
-        low, high = np.log(_LEAST), np.log(_MOST)
-        for _ in range(10):
+        none_near = look = self.measure(_NONE_NEAR)
+        low, high = np.log(_LEAST), np.log(_NONE_NEAR)
+        for _ in range(14):
             middle = (low + high) / 2
             look = self.measure(float(np.exp(middle)))
             low, high = (low, middle) if look.touched - none_near.touched < size else (middle, high)
         return look
 
-    def check(self, out: FloatArray) -> float:
-        """Relative L2 error of an output (G * L, Ev) on queries that had no part in the search."""
-        return relative_error(out[self.checked], self.exact_checked)
+    def check(self, out: FloatArray) -> tuple[float, float]:
+        """Relative L2 error of an output (G * L, Ev) on queries that had no part in the search, and a bound for others.
+
+        The bound is one standard error more: where few queries make up the error, others may bring more of it.
+        """
+        error = relative_error(out[self.checked], self.exact_checked)
+        squares = np.square(out[self.checked] - self.exact_checked).sum(1, dtype=np.float64)
+        total = max(float(squares.sum()), float(np.finfo(np.float32).tiny))
+        return error, error * float(np.sqrt(1 + np.sqrt(np.square(squares).sum()) / total))
 
 
 def relative_error(out: FloatArray, exact: FloatArray) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _choose
+from . import _choose, _layer_index
 from ._inputs import check_inputs, check_settings
 from ._padding import INSTEAD, Rule, padding_mask
 from .errors import InvalidTypeError, UnsupportedError
@@ -110,9 +110,11 @@ def _attention_function(options: AttentionOptions | None) -> Callable[..., tuple
         if attention_mask is not None:
             rule = getattr(attention_mask, "rule", None) or rule._replace(window=kwargs.get("sliding_window"))
             attention_mask = attention_mask.bool()
-            n_keys = attention_mask.shape[1]  # a static cache has room for more
-            key, value = key[:, :, :n_keys], value[:, :, :n_keys]
-        output = _attend(query, key, value, attention_mask, rule, scaling, options)
+            n_keys = attention_mask.shape[1]
+            if n_keys < key.shape[2]:  # a static cache has room for more
+                key, value = key[:, :, :n_keys], value[:, :, :n_keys]
+        indexed = _layer_index.attend(query, key, value, attention_mask, rule, scaling, options)
+        output = _attend(query, key, value, attention_mask, rule, scaling, options) if indexed is None else indexed
         return output.transpose(1, 2).contiguous(), None
 
     return attention

@@ -3,7 +3,8 @@
 ::
 
     __main__.py   python -m comparisons run | report | list | memory
-    suites.py     the questions: what is measured on which data
+    question.py   what a suite is
+    suites.py     the questions about the index, and the list of all: what is measured on which data
     harness.py    timing, sweeps, rivals that take turns
     truth.py      recall recomputed from the returned ids
     results.py    a run on disk: steps, rows, going on after an interruption
@@ -14,4 +15,10 @@
     tables.py     rows as text, and a recommendation in words
     figures.py    rows as figures (plots.py: what these share); report.py puts them on one page
     test_*.py     pytest-benchmark suites, one file a question
+
+Attention's are suites_attention.py, harness_attention.py, adapters_attention.py, figures_attention.py, and
+
+    heads.py      queries, keys and values: of a real encoder, from a seed, from a file
+    ranking.py    the attention mass that candidates hold
+    decoding.py   token after token
 """

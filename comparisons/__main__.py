@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
 from pathlib import Path
 
-from comparisons import adapters, machine, results, suites, tables
-from comparisons.datasets import DATASETS, FILE_TYPES, SIZED, ComparisonError, load
+from comparisons import adapters, heads, machine, results, suites, suites_attention, tables
+from comparisons.datasets import DATASETS, FILE_TYPES, SIZED, ComparisonError, MissingPackageError, load
 from comparisons.harness import THREADS
 from comparisons.results import Run
 
@@ -29,14 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
 def run_suites(options: argparse.Namespace) -> int:
     """Measure, print the tables, and on the user's own data say what to use."""
     chosen = suites.named(options.suite)
-    rivals = tuple(adapters.named(options.rivals)) if options.rivals else ()
+    known = {key: rival for suite in chosen for key, rival in suite.known().items()}
+    rivals = tuple(adapters.named(options.rivals, known)) if options.rivals else ()
     asked = suites.Options(options.recall, rivals, options.repeats or (1 if options.smoke else 3), options.smoke)
     stem = "all" if len(chosen) == len(suites.SUITES) else "+".join(suite.name for suite in chosen)
     path = options.out or (results.latest_unfinished(stem) if options.resume else results.new_path(stem))
-    for name in options.data or ():
-        suites.load(name, options.smoke)  # what cannot be read is said before anything is measured
+    for suite, name in itertools.product(chosen, options.data or ()):
+        suite.read(name, options.smoke)  # what cannot be read is said before anything is measured
     run = Run(path, options.threads, options.resume, options.command)
-    left_out = [rival.package for key, rival in adapters.RIVALS.items() if not adapters.installed(rival)]
+    left_out = dict.fromkeys(rival.package for rival in known.values() if not adapters.installed(rival))
     if left_out and not rivals:
         print(f"not installed, so left out: {', '.join(left_out)}", file=sys.stderr)
     try:
@@ -79,12 +81,19 @@ def run_list(options: argparse.Namespace) -> int:
     """Print what there is: suites, data sets, rivals."""
     print("suites (minutes of a full run)")
     for suite in suites.SUITES.values():
-        print(f"  {suite.name:<14} {suite.minutes:>3}  {suite.question}")
+        print(f"  {suite.name:<21} {suite.minutes:>3}  {suite.question}")
     print(f"\ndata sets\n  {', '.join(DATASETS)}\n  {', '.join(SIZED)}\n  any {', '.join(FILE_TYPES)} file")
-    print("\nrivals")
-    for rival in adapters.RIVALS.values():
-        state = "" if adapters.installed(rival) else f"  (not installed: pip install {rival.package})"
-        print(f"  {rival.key:<14} {rival.name}{state}")
+    print(f"\nheads, for attention\n  {', '.join((heads.ENCODER, *heads.HEADS))}\n  any .npz file")
+    for what, known in (("rivals", lambda: adapters.RIVALS), ("rivals at attention", suites_attention.known)):
+        print(f"\n{what}")
+        try:
+            rivals = known()
+        except MissingPackageError as error:
+            print(f"  {error}")
+            continue
+        for rival in rivals.values():
+            state = "" if adapters.installed(rival) else f"  (not installed: pip install {rival.package})"
+            print(f"  {rival.key:<14} {rival.name}{state}")
     return 0
 
 

@@ -315,14 +315,15 @@ def installed(rival: type[Adapter]) -> bool:
     return importlib.util.find_spec(rival.module.partition(".")[0]) is not None
 
 
-def named(keys: str) -> list[str]:
+def named(keys: str, rivals: dict[str, type[Any]] | None = None) -> list[str]:
     """Return the rivals' keys in a comma-separated text; unknown ones, and ones not installed, are an error."""
+    rivals = RIVALS if rivals is None else rivals
     found = [key for key in (part.strip() for part in keys.split(",")) if key]
     for key in found:
-        if key not in RIVALS:
-            raise ComparisonError(f"unknown rival {key!r}: expected some of {', '.join(RIVALS)}")
-        if not installed(RIVALS[key]):
-            RIVALS[key].load()
+        if key not in rivals:
+            raise ComparisonError(f"unknown rival {key!r}: expected some of {', '.join(rivals)}")
+        if not installed(rivals[key]):
+            optional(rivals[key].module, f"the rival {key!r}", rivals[key].package)
     if not found:
-        raise ComparisonError(f"no rival named: expected some of {', '.join(RIVALS)}")
+        raise ComparisonError(f"no rival named: expected some of {', '.join(rivals)}")
     return list(dict.fromkeys(["dci", *found]))

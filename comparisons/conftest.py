@@ -19,8 +19,8 @@ from comparisons import bars, suites
 from comparisons.adapters import RIVALS, Adapter, installed
 from comparisons.datasets import ComparisonError, MissingPackageError
 from comparisons.harness import THREADS, Bench, Measurement, Setting
+from comparisons.question import Options, Suite
 from comparisons.results import Row, Run, busy
-from comparisons.suites import Options, Suite
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -113,6 +113,33 @@ def timed(benchmark, run: Run, options: Options, measured) -> Callable[..., None
                 some = lambda: ((data.queries[(start := next(starts)) : start + size], k), setting.search)  # noqa: E731
                 benchmark.pedantic(index.query, setup=some, rounds=5 if options.smoke else max(5, 1_000 // size))
         if rival == "dci":
+            check(rows, options)
+
+    return judge
+
+
+@pytest.fixture
+def attended(benchmark, run: Run, options: Options, measured) -> Callable[[Suite, str, str], None]:
+    """Return a function that measures a suite of attention, times one rival, and asserts the bars with `dci`'s."""
+
+    def judge(suite: Suite, name: str, method: str) -> None:
+        rows = measured(suite, name)
+        from comparisons.harness_attention import AttentionBench
+
+        rival = suite.known()[method]
+        row = max((row for row in rows if row["length"] <= 16_384), key=lambda row: row["length"])
+        bench = AttentionBench(run, suite.name, name, row["length"], row.get("layer"), row["heads"])
+        query, key, value = bench.tensors()
+
+        def attend() -> None:
+            some = rival(run.threads, bench.causal)
+            some.fit(query, key, value)
+            some.attend(query)
+
+        benchmark.extra_info.update(length=row["length"], heads=row["heads"], rival=rival.name)
+        with bench.limits():
+            benchmark.pedantic(attend, rounds=1 if options.smoke else 3)
+        if method == "dci":
             check(rows, options)
 
     return judge

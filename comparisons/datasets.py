@@ -171,7 +171,7 @@ def _words() -> tuple[np.ndarray, np.ndarray]:
 def _sentences() -> tuple[np.ndarray, np.ndarray]:
     """Embed 30,000 sentences with all-MiniLM-L6-v2, unit length; minutes the first time, then cached."""
     count = 20_000 + N_QUERIES
-    return _split(_cached(f"sentences-{count}", lambda: _embed(_real_sentences(count))), N_QUERIES)
+    return _split(cached(f"sentences-{count}", lambda: _embed(_real_sentences(count))), N_QUERIES)
 
 
 def _embed(sentences: list[str]) -> np.ndarray:
@@ -295,28 +295,32 @@ def cache_dir() -> Path:
     return path
 
 
-def _cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return the cached array, or make it; a file that does not match its checksum is made again."""
+def cached(name: str, make: Callable[[], np.ndarray], dtype: type[np.generic] = np.float32) -> np.ndarray:
+    """Return the cached array, read as it is used, or make it; one that does not match its checksum is made again."""
     path = cache_dir() / f"{name}.npy"
     note = path.with_suffix(".json")
     if path.is_file() and note.is_file():
         if _same(path, note):
-            return np.load(path)
+            return np.load(path, mmap_mode="r")
         print(f"{path} does not match its checksum: making it again", file=sys.stderr, flush=True)
-    array = np.asarray(make(), dtype=np.float32)
+    array = np.asarray(make(), dtype=dtype)
     partial = path.with_suffix(".partial.npy")
     np.save(partial, array)
-    digest = hashlib.sha256(partial.read_bytes()).hexdigest()
-    note.write_text(json.dumps({"sha256": digest, "shape": array.shape, "python": platform.python_version()}))
+    note.write_text(json.dumps({"sha256": _digest(partial), "shape": array.shape, "python": platform.python_version()}))
     os.replace(partial, path)
     return array
 
 
 def _same(path: Path, note: Path) -> bool:
     try:
-        return json.loads(note.read_text())["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        return json.loads(note.read_text())["sha256"] == _digest(path)
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 DATASETS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {

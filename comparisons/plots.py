@@ -34,6 +34,29 @@ KNOWN = {
     "LoRANN": ("#9467bd", "*", (0, (8, 2, 2, 2))),
     "scikit-learn": ("#ff7f0e", "p", (0, (1, 3))),
 }
+ATTENTION = {  # never in one figure with those above, but for faiss
+    "dci_attention 0.05": ("black", "o", "-"),
+    "dci_attention 0.1": ("#444444", "D", (0, (8, 1.5))),
+    "dci_attention": ("black", "o", "-"),
+    "far field, order 2": ("black", "o", "-"),
+    "far field, order 0": ("#555555", "d", (0, (8, 1.5))),
+    "torch exact": ("#8c564b", "s", (0, (6, 2))),
+    "exact top-k": ("#8c564b", "s", (0, (6, 2))),
+    "dci": ("black", "o", "-"),
+    "dci, 10% ranked": ("#444444", "D", (0, (8, 1.5))),
+    "dci top-k": ("#444444", "D", (0, (4, 1, 1, 1, 1, 1))),
+    "dci random directions": ("#ff7f0e", "p", (0, (1, 3))),
+    "IceFormer": ("#ff7f0e", "p", (0, (1, 3))),
+    "faiss IVF": KNOWN["faiss IVF"],
+    "faiss LSH": KNOWN["faiss LSH"],
+    "LSH buckets": KNOWN["faiss LSH"],
+    "faiss LSH codes": KNOWN["faiss LSH refined"],
+    "textbook": ("#e377c2", "h", "--"),
+    "Reformer buckets": ("#9467bd", "*", (0, (8, 2, 2, 2))),
+    "Nyström": ("#2ca02c", "v", (0, (2, 1))),
+    "Performer": ("#bcbd22", ">", ":"),
+    "window and sinks": ("#9acd32", "<", (0, (3, 1, 1, 2))),
+}
 SPARE = (("#e377c2", "h", "--"), ("#7f7f7f", "d", "-."), ("#bcbd22", ">", ":"), ("#393b79", "H", (0, (7, 1))))
 
 
@@ -49,8 +72,8 @@ class Drawing:
 
 def look(name: str) -> dict[str, Any]:
     """Return colour, marker and line style of a rival; `dci` is the only solid black."""
-    color, marker, line = KNOWN.get(name) or SPARE[sum(name.encode()) % len(SPARE)]
-    first = name in OURS or name.startswith("dci_attention")
+    color, marker, line = KNOWN.get(name) or ATTENTION.get(name) or SPARE[sum(name.encode()) % len(SPARE)]
+    first = name in OURS or ATTENTION.get(name) == OURS["dci"]
     return {"color": color, "marker": marker, "linestyle": line, "linewidth": 2.2 if first else 1.4, "markersize": 6}
 
 
@@ -104,11 +127,12 @@ def heading(rows: Sequence[Row]) -> str:
     return f"{rows[0]['data']}, {rows[0]['n']:,} × {rows[0]['dim']}"
 
 
-def lines(ax: Any, series: dict[str, list[tuple[float, float]]], fit: bool = True) -> None:
-    """Draw named series of points on two logarithmic axes, with the exponent of each in its label."""
+def lines(ax: Any, series: dict[str, list[tuple[float, float]]], fit: bool = True, since: float = 0) -> None:
+    """Draw named series of points on two logarithmic axes, with the exponent of each from `since` on in its label."""
     for name, points in series.items():
         points = sorted(points)
-        slope = f", exponent {exponent(points):.2f}" if fit and len({x for x, _ in points}) > 2 else ""
+        fitted = [(x, y) for x, y in points if x >= since]
+        slope = f", exponent {exponent(fitted):.2f}" if fit and len({x for x, _ in fitted}) > 2 else ""
         ax.plot(*zip(*points, strict=True), label=name + slope, **look(name))
     ticks = sorted({x for points in series.values() for x, _ in points})
     ax.set(xscale="log", yscale="log")

@@ -1,19 +1,18 @@
-"""The questions: each suite measures one data set at a time and leaves rows in a `Run`.
+"""The questions about the index, and the list of all suites: each measures one data set and leaves rows in a `Run`.
 
-A suite of another package joins by a `Suite` of its own in `SUITES` (`measure` may call `run.step` with any rows), its
-bars in `bars.JUDGES` and its figures in `figures_attention.FIGURES`.
+Those about attention are in `suites_attention`. A suite joins in `SUITES`, its bars in `bars.JUDGES`, its figures in
+`figures.FIGURES` or `figures_attention.FIGURES`, its table in `tables.of_suite`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
-from comparisons import datasets, machine
-from comparisons.adapters import DCI, RIVALS, Adapter, installed
+from comparisons import datasets, machine, suites_attention
+from comparisons.adapters import DCI, RIVALS, Adapter
 from comparisons.datasets import ComparisonError, Dataset
 from comparisons.harness import Bench, Measurement, Setting, front
+from comparisons.question import Options, Suite
 from comparisons.results import Run
 
 K = 10
@@ -39,42 +38,6 @@ SMOKE = {  # what a smoke run has less of
     "NEIGHBOURS": (1, 10),
 }
 SMOKE_DATA = ("manifold-2k-12-64", "glove-4k")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may say about a run."""
-
-    recall: float | None = None
-    rivals: tuple[str, ...] = ()  # none: every installed rival that the suite looks at
-    repeats: int = 3
-    smoke: bool = False
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A question, the data sets that it is asked of, and what measures it."""
-
-    name: str
-    question: str
-    minutes: int  # of a full run on two cores
-    data: tuple[str, ...]
-    measure: Callable[[Suite, Run, str, Options], None]
-    rivals: tuple[str, ...] = tuple(RIVALS)
-    smoke_data: tuple[str, ...] = SMOKE_DATA
-    tabled: bool = True  # in the report; what hundreds of settings did is better drawn
-
-    def run(self, run: Run, name: str, options: Options) -> None:
-        """Measure one data set."""
-        self.measure(self, run, name, options)
-
-    def chosen(self, options: Options) -> list[type[Adapter]]:
-        """Return the rivals that the user named, or the installed ones."""
-        wanted = [key for key in self.rivals if not options.rivals or key in options.rivals]
-        return [RIVALS[key] for key in wanted if installed(RIVALS[key])]
-
-    def names(self, smoke: bool) -> tuple[str, ...]:
-        return self.smoke_data if smoke else self.data
 
 
 def wanted_recall(name: str, options: Options) -> float:
@@ -189,36 +152,43 @@ PAIR = ("manifold", "glove")
 GLOVES = tuple(f"glove-{thousands}k" for thousands in (25, 50, 100, 200, 400))
 DIMENSIONS = tuple(f"manifold-20k-12-{dim}" for dim in (16, 32, 64, 128, 256, 512, 1024))
 INTRINSIC = tuple(f"manifold-20k-{intrinsic}-256" for intrinsic in (4, 8, 16, 24))
-KNN = Suite("knn", "total time, construction plus 10,000 queries, at equal recall", 25, ALL, _equal_recall)
-CONSTRUCTION = Suite("construction", "the fastest construction that reaches the recall", 10, PAIR, _construction)
-BATCH = Suite("batch", "batches of queries on a built index, by their size", 15, PAIR, _batch)
-LATENCY = Suite("latency", "one query at a time on a built index", 10, PAIR, _latency)
-GROWTH = Suite(
+_suite = partial(Suite, rivals=tuple(RIVALS), smoke_data=SMOKE_DATA, read=lambda name, smoke: load(name, smoke))
+KNN = _suite("knn", "total time, construction plus 10,000 queries, at equal recall", 25, ALL, _equal_recall)
+CONSTRUCTION = _suite("construction", "the fastest construction that reaches the recall", 10, PAIR, _construction)
+BATCH = _suite("batch", "batches of queries on a built index, by their size", 15, PAIR, _batch)
+LATENCY = _suite("latency", "one query at a time on a built index", 10, PAIR, _latency)
+GROWTH = _suite(
     "growth",
     "time against the number of points",
     15,
     GLOVES,
     _equal_recall,
-    SEARCHERS,
-    ("glove-1k", "glove-2k", "glove-4k"),
+    rivals=SEARCHERS,
+    smoke_data=("glove-1k", "glove-2k", "glove-4k"),
 )
-DIMENSION = Suite(
+DIMENSION = _suite(
     "dimension",
     "time against the dimension, ambient and intrinsic",
     15,
     DIMENSIONS + INTRINSIC,
     _equal_recall,
-    SEARCHERS,
-    ("manifold-2k-12-16", "manifold-2k-12-64", "manifold-2k-4-64"),
+    rivals=SEARCHERS,
+    smoke_data=("manifold-2k-12-16", "manifold-2k-12-64", "manifold-2k-4-64"),
 )
-SENSITIVITY = Suite(
-    "sensitivity", "dci's own parameters, one at a time", 10, PAIR, _sensitivity, ("dci",), tabled=False
+SENSITIVITY = _suite(
+    "sensitivity", "dci's own parameters, one at a time", 10, PAIR, _sensitivity, rivals=("dci",), tabled=False
 )
-PARETO = Suite(
-    "pareto", "total time at every recall against every setting of every rival", 60, PAIR, _pareto, TRACED, tabled=False
+PARETO = _suite(
+    "pareto",
+    "total time at every recall against every setting of every rival",
+    60,
+    PAIR,
+    _pareto,
+    rivals=TRACED,
+    tabled=False,
 )
-CALIBRATION = Suite("calibration", "is the recall asked for reached?", 2, ALL, _calibration, ("dci",))
-MEMORY = Suite("memory", "memory of fit and query on top of the data", 2, ALL, _memory, ("dci",), ())
+CALIBRATION = _suite("calibration", "is the recall asked for reached?", 2, ALL, _calibration, rivals=("dci",))
+MEMORY = _suite("memory", "memory of fit and query on top of the data", 2, ALL, _memory, rivals=("dci",), smoke_data=())
 
 SUITES = {
     suite.name: suite
@@ -233,6 +203,7 @@ SUITES = {
         PARETO,
         CALIBRATION,
         MEMORY,
+        *suites_attention.SUITES,
     )
 }
 

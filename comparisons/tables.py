@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
+from comparisons import bars
 from comparisons.harness import Measurement, cheapest
 from comparisons.results import Row, busy, select
 
@@ -117,6 +119,54 @@ def memory(rows: Sequence[Row]) -> Table:
     return table
 
 
+def layers(rows: Sequence[Row], suite: str) -> Table:
+    """Return how many times faster than exact attention whole layers are, over the layers of the data."""
+    table = [["data", "length", "tolerance", "torch exact", "dci_attention", "exact / dci_attention (layers)"]]
+    table[0] += ["error", "worst head's", "worst estimate", "keys touched"]
+    of_suite = [row for row in select(rows, suite) if "tolerance" in row["options"]]
+    for data, length, method in dict.fromkeys((row["data"], row["length"], row["method"]) for row in of_suite):
+        mine = select(of_suite, data=data, length=length, method=method)
+        exact = {row.get("layer"): bars.seconds(row) for row in select(rows, suite, data=data, length=length,
+                                                                  method="torch exact")}  # fmt: skip
+        ratios = [exact[row.get("layer")] / bars.seconds(row) for row in mine]
+        middle = [statistics.median(values) for values in (exact.values(), map(bars.seconds, mine), ratios)]
+        spread = f" ({min(ratios):.1f} to {max(ratios):.1f})" if len(ratios) > 1 else ""
+        estimates = [max(row["notes"].get("estimated") or [0.0]) for row in mine]
+        cells = [data, f"{length:,}", f"{mine[0]['options']['tolerance']:g}", time(middle[0]), time(middle[1])]
+        cells += [f"{middle[2]:.1f} x{spread}", f"{statistics.median(row['error'] for row in mine):.4f}"]
+        cells += [f"{max(row['worst'] for row in mine):.4f}", f"{max(estimates):.4f}"]
+        table.append([*cells, f"{statistics.mean(row['keys'] for row in mine):.1%}"])
+    return table
+
+
+def methods(rows: Sequence[Row], suite: str) -> Table:
+    """Return every measurement of attention: time, against that of exact attention, and error."""
+    table = [["data", "length", "heads", "method", "options", "time", "of exact", "error", "worst head's", "keys"]]
+    of_suite = select(rows, suite)
+    for row in sorted(of_suite, key=lambda row: (row["data"], row["length"])):
+        place = {"data": row["data"], "length": row["length"], "layer": row.get("layer")}
+        exact = [bars.seconds(other) for other in select(of_suite, **place, method="torch exact")]
+        arguments = " ".join(f"{name}={value}" for name, value in row["options"].items())
+        times = [time(bars.seconds(row)), f"{bars.seconds(row) / exact[0]:.3g} x" if exact else ""]
+        errors = [f"{row[name]:.4f}" for name in ("error", "worst")]
+        head = [row["data"], f"{row['length']:,}", str(row["heads"]), row["method"], arguments]
+        table.append([*head, *times, *errors, f"{row['keys']:.2%}"])
+    return table
+
+
+def recalled(rows: Sequence[Row], suite: str) -> Table:
+    """Return the attention mass at equal numbers of keys examined, each head's best setting, the median of heads."""
+    of_suite = select(rows, suite)
+    found = list(dict.fromkeys(row["method"] for row in of_suite))
+    table = [["data", "keys examined", *found, "share of the top 32: dci"]]
+    for data, share in dict.fromkeys((row["data"], row["keys"]) for row in of_suite):
+        some = select(of_suite, data=data, keys=share)
+        mass = [statistics.median(bars.recalled(some, method).values() or [0.0]) for method in found]
+        top = statistics.median(bars.recalled(some, "dci", "top").values() or [0.0])
+        table.append([data, f"{share:.2%}", *(f"{value:.3f}" for value in mass), f"{top:.3f}"])
+    return table
+
+
 def of_suite(rows: Sequence[Row], suite: str) -> Table:
     """Return the table of a suite; without rows, its header alone."""
     if suite in ("knn", "growth", "dimension"):
@@ -125,6 +175,12 @@ def of_suite(rows: Sequence[Row], suite: str) -> Table:
         return calls(rows, suite)
     if suite == "memory":
         return memory(rows)
+    if suite == "attention_layers":
+        return layers(rows, suite)
+    if suite == "attention_ranking":
+        return recalled(rows, suite)
+    if suite.startswith("attention"):
+        return methods(rows, suite)
     return plainly(rows, suite)
 
 

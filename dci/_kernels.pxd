@@ -42,6 +42,7 @@ cdef extern from "csrc/kernels.h" nogil:
         float (*largest)(const float *values, Py_ssize_t n) noexcept nogil
         Py_ssize_t (*take_above)(float *values, const float *gains, Py_ssize_t n, float limit,
                                  int32_t *taken, float *taken_sum) noexcept nogil
+        float (*overlap)(const float *a, float scale, const float *b, Py_ssize_t n) noexcept nogil
 
     void reservoir_cut "dci_reservoir_cut"(Reservoir *reservoir, int32_t most)
     void reservoir_push "dci_reservoir_push"(Reservoir *reservoir, float score, uint32_t position)

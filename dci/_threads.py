@@ -28,12 +28,21 @@ class Work:
         What the bar says.
     verbose : bool
         Show a bar.
+    parent : Work, optional
+        When it stops, this stops.
     """
 
     def __init__(
-        self, num_threads: int, total: int = 0, title: str = "", unit: str = "", verbose: bool = False
+        self,
+        num_threads: int,
+        total: int = 0,
+        title: str = "",
+        unit: str = "",
+        verbose: bool = False,
+        parent: "Work | None" = None,
     ) -> None:
         self.num_threads = num_threads
+        self._parent = parent
         self._lock = threading.Lock()
         self._stop = False
         self._bar = tqdm(total=total, desc=title, unit=unit, unit_scale=True) if verbose else None
@@ -47,11 +56,14 @@ class Work:
 
     def tick(self, count: int = 0) -> None:
         """Count `count` units as done; long tasks call it several times a second."""
-        if self._stop:
+        if self._stopped():
             raise Stopped
         if self._bar is not None and count:
             with self._lock:
                 self._bar.update(count)
+
+    def _stopped(self) -> bool:
+        return self._stop or (self._parent is not None and self._parent._stopped())
 
     def silent(self) -> "Work":
         """Return a Work of the same threads that counts nothing, for work within the work."""
@@ -68,6 +80,8 @@ class Work:
         n_threads = min(self.num_threads, len(items))
         if n_threads <= 1:
             for item in items:
+                if self._stopped():
+                    raise Stopped
                 task(item)
             return
         queue = iter(items)
@@ -75,7 +89,7 @@ class Work:
 
         def serve() -> None:
             try:
-                while not self._stop:
+                while not self._stopped():
                     with self._lock:
                         item = next(queue, None)
                     if item is None:
@@ -95,6 +109,8 @@ class Work:
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
+        if not errors and self._stopped():
+            raise Stopped
         if errors:
             self._stop = False
             raise next((e for e in errors if not isinstance(e, Stopped)), errors[0])

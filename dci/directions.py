@@ -120,6 +120,6 @@ def score_directions(points: FloatArray, queries: FloatArray, count: int) -> tup
 def _square_root(rows: FloatArray) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric square root of the second moment of rows, and its (pseudo-)inverse."""
     values, vectors = eigh(multiply(rows.T, rows) / max(len(rows), 1))
-    floor = 1e-6 * max(values[-1], np.finfo(float).tiny)
+    floor = 1e-6 * max(values[-1], 1e-30)  # so that the inverse is a float32
     root = np.sqrt(np.maximum(values, floor))
     return multiply(vectors * root, vectors.T), multiply(vectors / root, vectors.T)

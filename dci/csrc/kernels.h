@@ -126,6 +126,9 @@ typedef struct {
      * order go to taken, the values to their sum, and 0 takes their place.  Returns how many. */
     ptrdiff_t (*take_above)(float *values, const float *gains, ptrdiff_t n, float limit, int32_t *taken,
                             float *taken_sum);
+
+    /* Sum of the smaller of a[j] * scale and b[j], j < n, a multiple of DCI_LANES. */
+    float (*overlap)(const float *a, float scale, const float *b, ptrdiff_t n);
 } dci_kernels;
 
 /* The table of an instruction set by name, or NULL if it was not compiled in or the processor

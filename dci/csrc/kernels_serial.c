@@ -134,6 +134,12 @@ static ptrdiff_t take_above(float *values, const float *gains, ptrdiff_t n, floa
     return count;
 }
 
+static float overlap(const float *a, float scale, const float *b, ptrdiff_t n) {
+    float sum = 0;
+    for (ptrdiff_t j = 0; j < n; j++) sum += a[j] * scale < b[j] ? a[j] * scale : b[j];
+    return sum;
+}
+
 const dci_kernels dci_kernels_serial = {"serial", affine, scan_sum, scan_max, argmin, prepare, transpose, norm2,
                                         absmax_bits, distance2, dot, combine, exponentials, largest,
-                                        take_above};
+                                        take_above, overlap};

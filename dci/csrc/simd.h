@@ -141,31 +141,39 @@ static void scan_max(const float *const *rows, dci_reservoir *const *reservoirs,
     scan(tile_max, rows, reservoirs, n_rows, dim, panels, panels, n_panels, position, allowed);
 }
 
-INLINE void affine_rows(const float *const *rows, int n_rows, ptrdiff_t dim, const float *panels,
-                        const float *bias, ptrdiff_t n_panels, float *out, ptrdiff_t out_stride) {
+INLINE void affine_tile(const float *const *rows, int n_rows, int n_stored, ptrdiff_t dim, const float *panels,
+                        const float *bias, int n_panels, float *out, ptrdiff_t out_stride) {
     vfloat acc[ROWS][PANELS * VECTORS];
+    tile_sum(rows, n_rows, dim, panels, bias, n_panels, acc);
+    UNROLL for (int r = 0; r < n_rows; r++) {
+        if (r >= n_stored) return;
+        UNROLL for (int v = 0; v < n_panels * VECTORS; v++) store(out + r * out_stride + v * WIDTH, acc[r][v]);
+    }
+}
+
+INLINE void affine_rows(const float *const *rows, int n_rows, int n_stored, ptrdiff_t dim, const float *panels,
+                        const float *bias, ptrdiff_t n_panels, float *out, ptrdiff_t out_stride) {
     ptrdiff_t p = 0;
-    for (; p + PANELS <= n_panels; p += PANELS) {
-        tile_sum(rows, n_rows, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, PANELS, acc);
-        UNROLL for (int r = 0; r < n_rows; r++)
-            UNROLL for (int v = 0; v < PANELS * VECTORS; v++)
-                store(out + r * out_stride + p * DCI_LANES + v * WIDTH, acc[r][v]);
-    }
-    for (; p < n_panels; p++) {
-        tile_sum(rows, n_rows, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, 1, acc);
-        UNROLL for (int r = 0; r < n_rows; r++)
-            UNROLL for (int v = 0; v < VECTORS; v++)
-                store(out + r * out_stride + p * DCI_LANES + v * WIDTH, acc[r][v]);
-    }
+    for (; p + PANELS <= n_panels; p += PANELS)
+        affine_tile(rows, n_rows, n_stored, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, PANELS,
+                    out + p * DCI_LANES, out_stride);
+    for (; p < n_panels; p++)
+        affine_tile(rows, n_rows, n_stored, dim, panels + p * dim * DCI_LANES, bias + p * DCI_LANES, 1,
+                    out + p * DCI_LANES, out_stride);
 }
 
 static void affine(const float *const *rows, ptrdiff_t n_rows, ptrdiff_t dim, const float *panels,
                    const float *bias, ptrdiff_t n_panels, float *out, ptrdiff_t out_stride) {
     ptrdiff_t i = 0;
     for (; i + ROWS <= n_rows; i += ROWS)
-        affine_rows(rows + i, ROWS, dim, panels, bias, n_panels, out + i * out_stride, out_stride);
-    for (; i < n_rows; i++)
-        affine_rows(rows + i, 1, dim, panels, bias, n_panels, out + i * out_stride, out_stride);
+        affine_rows(rows + i, ROWS, ROWS, dim, panels, bias, n_panels, out + i * out_stride, out_stride);
+    if (n_rows - i == 1)
+        affine_rows(rows + i, 1, 1, dim, panels, bias, n_panels, out + i * out_stride, out_stride);
+    else if (i < n_rows) { /* a short group is filled with its last row */
+        const float *group[ROWS];
+        for (int r = 0; r < ROWS; r++) group[r] = rows[i + r < n_rows ? i + r : n_rows - 1];
+        affine_rows(group, ROWS, (int)(n_rows - i), dim, panels, bias, n_panels, out + i * out_stride, out_stride);
+    }
 }
 
 static ptrdiff_t argmin(const float *values, ptrdiff_t n) {
@@ -292,4 +300,4 @@ static double dot(const float *a, const float *b, ptrdiff_t dim) {
 #include "softmax.h"
 
 const dci_kernels KERNELS = {ISA, affine, scan_sum, scan_max, argmin, prepare, transpose, norm2,
-                             absmax_bits, distance2, dot, combine, exponentials, largest, take_above};
+                             absmax_bits, distance2, dot, combine, exponentials, largest, take_above, overlap};

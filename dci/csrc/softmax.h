@@ -15,6 +15,14 @@ INLINE vfloat exponential(vfloat x) {
     return (vfloat)((vint)p + (((vint)shifted - (vint)magic) << 23));
 }
 
+INLINE float sum_of_lanes(vfloat v) {
+    float lanes[WIDTH];
+    store(lanes, v);
+    UNROLL for (int half = WIDTH / 2; half; half /= 2)
+        UNROLL for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+
 static void exponentials(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrdiff_t n, const float *shifts, float *sums) {
     for (ptrdiff_t i = 0; i < n_rows; i++) {
         float *row = scores + i * stride;
@@ -31,61 +39,73 @@ static void exponentials(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrd
             store(row + j, e);
             total[0] += e;
         }
-        total[0] += total[1];
-        float sum = 0;
-        for (int lane = 0; lane < WIDTH; lane++) sum += total[0][lane];
-        sums[i] += sum;
+        sums[i] += sum_of_lanes(total[0] + total[1]);
     }
 }
 
 static float largest(const float *values, ptrdiff_t n) {
     vfloat least = -load(values);
     for (ptrdiff_t j = WIDTH; j < n; j += WIDTH) least = minimum(-load(values + j), least);
-    float result = -least[0];
-    for (int lane = 1; lane < WIDTH; lane++)
-        if (-least[lane] > result) result = -least[lane];
-    return result;
+    float lanes[WIDTH];
+    store(lanes, least);
+    UNROLL for (int half = WIDTH / 2; half; half /= 2)
+        UNROLL for (int i = 0; i < half; i++) lanes[i] = lanes[i] < lanes[i + half] ? lanes[i] : lanes[i + half];
+    return -lanes[0];
 }
 
 #define DEPTH_BLOCK 64
 
-INLINE void combine_tile(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride, int n_rows, ptrdiff_t depth,
-                         const float *values, ptrdiff_t value_stride, int n_vectors, float *out, ptrdiff_t out_stride) {
+/* Rows past n_stored repeat the last one; they fill the tile and are not stored. */
+INLINE void combine_tile(const float *const *weights, ptrdiff_t depth_stride, int n_rows, int n_stored,
+                         ptrdiff_t depth, const float *values, ptrdiff_t value_stride, int n_vectors, float *out,
+                         ptrdiff_t out_stride) {
     vfloat acc[ROWS][PANELS * VECTORS];
     UNROLL for (int r = 0; r < n_rows; r++)
-        UNROLL for (int v = 0; v < n_vectors; v++) acc[r][v] = load(out + r * out_stride + v * WIDTH);
+        UNROLL for (int v = 0; v < n_vectors; v++)
+            acc[r][v] = load(out + (r < n_stored ? r : n_stored - 1) * out_stride + v * WIDTH);
     for (ptrdiff_t k = 0; k < depth; k++) {
         vfloat row[PANELS * VECTORS];
         UNROLL for (int v = 0; v < n_vectors; v++) row[v] = load(values + k * value_stride + v * WIDTH);
         UNROLL for (int r = 0; r < n_rows; r++) {
-            float w = weights[r * row_stride + k * depth_stride];
+            float w = weights[r][k * depth_stride];
             UNROLL for (int v = 0; v < n_vectors; v++) acc[r][v] += row[v] * w;
         }
     }
-    UNROLL for (int r = 0; r < n_rows; r++)
+    UNROLL for (int r = 0; r < n_rows; r++) {
+        if (r >= n_stored) return;
         UNROLL for (int v = 0; v < n_vectors; v++) store(out + r * out_stride + v * WIDTH, acc[r][v]);
+    }
 }
 
-INLINE void combine_rows(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride, int n_rows, ptrdiff_t depth,
-                         const float *values, ptrdiff_t value_stride, ptrdiff_t width, float *out, ptrdiff_t out_stride) {
+INLINE void combine_rows(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride, int n_rows,
+                         int n_stored, ptrdiff_t depth, const float *values, ptrdiff_t value_stride,
+                         ptrdiff_t width, float *out, ptrdiff_t out_stride) {
+    const float *group[ROWS];
     ptrdiff_t j = 0;
+    for (int r = 0; r < n_rows; r++) group[r] = weights + (r < n_stored ? r : n_stored - 1) * row_stride;
     for (; j + PANELS * DCI_LANES <= width; j += PANELS * DCI_LANES)
-        combine_tile(weights, row_stride, depth_stride, n_rows, depth, values + j, value_stride, PANELS * VECTORS, out + j, out_stride);
+        combine_tile(group, depth_stride, n_rows, n_stored, depth, values + j, value_stride, PANELS * VECTORS, out + j,
+                     out_stride);
     for (; j < width; j += DCI_LANES)
-        combine_tile(weights, row_stride, depth_stride, n_rows, depth, values + j, value_stride, VECTORS, out + j, out_stride);
+        combine_tile(group, depth_stride, n_rows, n_stored, depth, values + j, value_stride, VECTORS, out + j,
+                     out_stride);
 }
 
-static void combine(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride, ptrdiff_t n_rows, ptrdiff_t depth,
-                    const float *values, ptrdiff_t value_stride, ptrdiff_t width, float *out, ptrdiff_t out_stride) {
+static void combine(const float *weights, ptrdiff_t row_stride, ptrdiff_t depth_stride, ptrdiff_t n_rows,
+                    ptrdiff_t depth, const float *values, ptrdiff_t value_stride, ptrdiff_t width, float *out,
+                    ptrdiff_t out_stride) {
     for (ptrdiff_t k = 0; k < depth; k += DEPTH_BLOCK) {
         ptrdiff_t count = depth - k < DEPTH_BLOCK ? depth - k : DEPTH_BLOCK, i = 0;
         const float *w = weights + k * depth_stride, *v = values + k * value_stride;
         for (; i + ROWS <= n_rows; i += ROWS)
-            combine_rows(w + i * row_stride, row_stride, depth_stride, ROWS, count, v, value_stride, width, out + i * out_stride, out_stride);
-        for (; i + 2 <= n_rows; i += 2)
-            combine_rows(w + i * row_stride, row_stride, depth_stride, 2, count, v, value_stride, width, out + i * out_stride, out_stride);
-        for (; i < n_rows; i++)
-            combine_rows(w + i * row_stride, row_stride, depth_stride, 1, count, v, value_stride, width, out + i * out_stride, out_stride);
+            combine_rows(w + i * row_stride, row_stride, depth_stride, ROWS, ROWS, count, v, value_stride, width,
+                         out + i * out_stride, out_stride);
+        if (n_rows - i == 1)
+            combine_rows(w + i * row_stride, row_stride, depth_stride, 1, 1, count, v, value_stride, width,
+                         out + i * out_stride, out_stride);
+        else if (i < n_rows)
+            combine_rows(w + i * row_stride, row_stride, depth_stride, ROWS, (int)(n_rows - i), count, v, value_stride,
+                         width, out + i * out_stride, out_stride);
     }
 }
 
@@ -103,4 +123,10 @@ static ptrdiff_t take_above(float *values, const float *gains, ptrdiff_t n, floa
     }
     *taken_sum = sum;
     return count;
+}
+
+static float overlap(const float *a, float scale, const float *b, ptrdiff_t n) {
+    vfloat total = {0};
+    for (ptrdiff_t j = 0; j < n; j += WIDTH) total += minimum(load(a + j) * scale, load(b + j));
+    return sum_of_lanes(total);
 }

@@ -16,3 +16,9 @@ def test_runs(example, capsys):
     output = names["logits" if example.stem == "huggingface" else "y"]
     assert output.isfinite().all()
     assert ("exact" in capsys.readouterr().out) == (example.stem != "huggingface")
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_is_in_the_readme(example):
+    readme = Path(__file__).parents[2] / "README.md"
+    assert f"```python\n{example.read_text()}```" in readme.read_text()

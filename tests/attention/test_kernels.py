@@ -43,7 +43,7 @@ def attended(keys, values, queries, cells, n_cells, threshold):
     field = Field(keys, values, cells, np.zeros((n_cells + 1, keys.shape[1]), np.float32))
     field.advance(len(keys))
     out = np.full((len(queries), values.shape[1]), np.nan, np.float32)
-    return out, field.attend(queries, all_ids(len(queries)), 0.5, threshold, True, out)
+    return out, field.attend(queries, all_ids(len(queries)), 0.5, threshold, True, out)[0]
 
 
 @pytest.mark.parametrize("dim", WIDTHS)
@@ -72,7 +72,8 @@ def test_softmax_over_any_number_of_keys(n, n_queries):
 def test_softmax_of_scores_far_apart(n, place, size):
     """Nothing overflows, and the largest is found wherever it is."""
     scores = np.zeros(n)
-    scores[{"first": slice(1), "last": slice(n - 1, n), "even": slice(None, None, 2), "every": slice(None)}[place]] = size
+    high = {"first": slice(1), "last": slice(n - 1, n), "even": slice(None, None, 2), "every": slice(None)}
+    scores[high[place]] = size
     values = normal(n, 5)
     for sign in (1, -1):
         keys = (sign * scores[:, None]).astype(np.float32)

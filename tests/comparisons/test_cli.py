@@ -93,3 +93,12 @@ def test_everything_is_listed(capsys):
     out = capsys.readouterr().out
     for name in (*suites.SUITES, *adapters.RIVALS, "glove", "manifold-<n>k-<intrinsic>-<dim>"):
         assert name in out
+
+
+def test_without_pytorch_all_but_attention_is_listed(capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "pip install torch" in out
+    assert "faiss IVF" in out
+    assert main(["run", "--suite", "attention_layers", "--smoke"]) == 2

@@ -108,12 +108,12 @@ def test_a_cached_array_is_made_once_and_again_when_damaged(tmp_path, monkeypatc
         return np.eye(3)
 
     for _ in range(2):
-        np.testing.assert_array_equal(datasets._cached("eye", make), np.eye(3))
+        np.testing.assert_array_equal(datasets.cached("eye", make), np.eye(3))
     assert len(made) == 1
     with (tmp_path / "eye.npy").open("r+b") as file:
         file.seek(-4, 2)
         file.write(b"oops")
-    np.testing.assert_array_equal(datasets._cached("eye", make), np.eye(3))
+    np.testing.assert_array_equal(datasets.cached("eye", make), np.eye(3))
     assert len(made) == 2
     assert "checksum" in capsys.readouterr().err
 
@@ -121,10 +121,10 @@ def test_a_cached_array_is_made_once_and_again_when_damaged(tmp_path, monkeypatc
 @pytest.mark.parametrize("note", ["", "{}", "[]"])
 def test_a_damaged_note_is_not_trusted(tmp_path, monkeypatch, note):
     monkeypatch.setenv("DCI_DATA", str(tmp_path))
-    datasets._cached("eye", lambda: np.eye(3))
+    datasets.cached("eye", lambda: np.eye(3))
     assert json.loads((tmp_path / "eye.json").read_text())["shape"] == [3, 3]
     (tmp_path / "eye.json").write_text(note)
-    np.testing.assert_array_equal(datasets._cached("eye", lambda: np.ones(3)), np.ones(3))
+    np.testing.assert_array_equal(datasets.cached("eye", lambda: np.ones(3)), np.ones(3))
 
 
 def test_a_cache_that_cannot_be_made_is_one_clear_line(tmp_path, monkeypatch):

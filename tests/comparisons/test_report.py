@@ -40,14 +40,25 @@ def everything():
     rows += [row("sensitivity", k=k) for k in (1, 10)]
     rows += [row("sensitivity") | {"build": {"recall": 0.9, "n_simple": m}} for m in (4, 8)]
     rows += [row("calibration", search={"recall": 0.9}, wanted=None)]
-    for method in ("exact", "dci_attention 0.05", "top-k"):
-        for length in (1_024, 4_096, 16_384):
-            error = 0 if method == "exact" else 0.03
-            lengths = {"length": length, "seconds": [1e-9 * length**2], "error": error}
-            rows.append({"suite": "attention_length", "data": "real heads", "method": method, **lengths})
-            rows.append(
-                {"suite": "attention_keys", "data": "needle", "method": method, "keys": length / 1e6, "error": 0.1}
-            )
+    return rows + of_attention()
+
+
+def of_attention():
+    rows = []
+    for method in ("torch exact", "dci_attention 0.05", "Nyström"):
+        error = 0.0 if method == "torch exact" else 0.03
+        options = {"tolerance": 0.05} if "dci" in method else {}
+        for length in (8_192, 16_384, 65_536):
+            one = {"suite": "attention_length", "data": "heads", "method": method, "options": options, "dim": 32}
+            one |= {"length": length, "seconds": [1e-9 * length**2], "error": error, "worst": 1.1 * error, "heads": 6}
+            one |= {"keys": length / 1e6, "notes": {}}
+            rows += [one, one | {"suite": "attention_layers", "layer": 0}]
+            rows += [one | {"suite": "attention_rivals"}, one | {"suite": "attention_sensitivity"}]
+            rows += [one | {"suite": "attention_decoding"}, one | {"suite": "attention_keys", "error": 0.1}]
+    for method in ("dci", "faiss IVF", "LSH buckets"):
+        for share in (0.01, 0.1):
+            one = {"suite": "attention_ranking", "data": "heads", "method": method, "options": {}, "length": 2_560}
+            rows.append(one | {"keys": share, "mass": [share, 3 * share], "top": [0.5, 0.6], "heads": 2})
     return rows
 
 
@@ -72,8 +83,25 @@ def test_every_figure_is_drawn_from_its_rows_and_from_no_others(drawing):
 
 
 def test_lines_can_be_told_apart_without_colours():
-    looks = [(plots.look(name)["marker"], plots.look(name)["linestyle"]) for name in plots.KNOWN]
-    assert len({marker for marker, _ in looks}) == len({line for _, line in looks}) == len(plots.KNOWN)
+    def looks(names, *what):
+        return {tuple(str(plots.look(name)[one]) for one in what) for name in names}
+
+    assert len(looks(plots.KNOWN, "marker")) == len(looks(plots.KNOWN, "linestyle")) == len(plots.KNOWN)
+    for suite, names in drawn_together().items():
+        assert len(looks(names, "marker")) == len(looks(names, "linestyle")) == len(names), suite
+
+
+def drawn_together():
+    """Return the methods that one figure of attention shows."""
+    pair = ["dci_attention 0.05", "dci_attention 0.1", "torch exact"]
+    alone = ["exact top-k", "dci top-k", "IceFormer", "faiss IVF", "faiss LSH"]
+    return {
+        "length": [*pair, "textbook", "IceFormer", "Nyström", "Performer", "window and sinks"],
+        "rivals": ["dci_attention", *alone, "textbook", "Reformer buckets", "Nyström", "Performer", "window and sinks"],
+        "keys": ["far field, order 2", "far field, order 0", *alone],
+        "ranking": ["dci", "dci, 10% ranked", "dci random directions", "faiss IVF", "LSH buckets", "faiss LSH codes",
+                    "exact top-k"],
+    }  # fmt: skip
 
 
 def test_the_front_is_drawn_through_what_nothing_beats():
@@ -89,7 +117,7 @@ def test_exponents_are_fitted():
     labels = [
         text.get_text() for text in figures_attention.attention_length(everything()).axes[0].get_legend().get_texts()
     ]
-    assert "exact, exponent 2.00" in labels
+    assert "torch exact, exponent 2.00" in labels
 
 
 def test_the_page_holds_everything_and_needs_nothing(page):

@@ -1,0 +1,78 @@
+"""How the attention function finds the index of a cache's layer: by the keys and values that the layer returned."""
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ._padding import Rule
+from .growing import AT_ONCE, KeyValueIndex
+from .options import AttentionOptions
+
+
+class Layer(Protocol):
+    """A layer of a `DCICache`."""
+
+    index: KeyValueIndex
+    follows: bool  # the options of the attention function
+
+
+def mark(tensor: Tensor, layer: Layer) -> Tensor:
+    """Have a tensor lead to its layer: models hand it on as it is."""
+    tensor._dci_layer = layer  # type: ignore[attr-defined]
+    return tensor
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    padding: Tensor | None,
+    rule: Rule,
+    scale: float | None,
+    options: AttentionOptions | None,
+) -> Tensor | None:
+    """Attend by the index that the keys and values belong to, if there is one and it can.
+
+    Parameters
+    ----------
+    query, key, value : Tensor of shape (B, Hq, L, E), (B, H, n, E) and (B, H, n, Ev)
+    padding : Tensor of shape (B, n), bool, optional
+        True is no padding.
+    rule : Rule
+    scale : float, optional
+    options : AttentionOptions, optional
+        Of the attention function.
+
+    Returns
+    -------
+    Tensor of shape (B, Hq, L, Ev) or None
+        None where the mask is not causal with padding on the left, or there are many queries: they are remembered.
+    """
+    found = getattr(key, "_dci_layer", None)
+    if found is None or getattr(value, "_dci_layer", None) is not found:
+        return None
+    layer = cast(Layer, found)
+    index, length, n_keys = layer.index, query.shape[2], key.shape[2]
+    if layer.follows and options is not None:
+        index.options = options
+    if length > AT_ONCE:
+        index.observe(query)
+        return None
+    windowed = rule.window is not None and rule.window < n_keys
+    if windowed or n_keys != len(index) or not (rule.causal or length == 1):
+        return None
+    starts = None if padding is None else _starts(padding)
+    if padding is not None and (starts is None or padding.shape[1] != n_keys or max(starts) > n_keys - length):
+        return None
+    return index.attend(query, scale, starts)
+
+
+def _starts(padding: Tensor) -> list[int] | None:
+    """Count the padding on the left, by sequence; None if there is other padding. Known to the tensor from then on."""
+    known: tuple[list[int] | None] | None = getattr(padding, "_dci_starts", None)
+    if known is None:
+        on_left = bool(torch.all(padding[:, 1:] >= padding[:, :-1]))
+        known = ((~padding).sum(1).tolist() if on_left else None,)
+        padding._dci_starts = known  # type: ignore[attr-defined] # one mask serves all layers
+    return known[0]
