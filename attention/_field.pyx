@@ -424,7 +424,7 @@ cdef class Field:
                 start = i * step
                 count = min(step, n - start)
                 self.gather(scratch, queries, &order[start], count, scale)
-                scratch.wanted = NULL if keep == NULL else keep + start
+                scratch.wanted = NULL if keep == NULL else &keep[start]
                 memset(scratch.off, 0, count)
                 if threshold < 0:
                     self.open_all(scratch)

@@ -257,12 +257,14 @@ class TestNeedle:
         errors = (out[0, rows] - expected).norm(dim=-1) / expected.norm()
         assert errors.max() < 0.05, f"{errors}, {head}"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", NEEDLES)
     @pytest.mark.parametrize("rows", [[1111], [3, 500, 501, 2000]], ids=len)
     @pytest.mark.parametrize("place", [0, 40_000, 65_535])
     def test_among_65536_keys(self, name, rows, place):
         self.check(name, smooth(65_536, 64, length=2048), place, rows)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("spread", [0.1, 0.5])
     def test_among_noise(self, spread):
         query, key, value = gaussian(65_536, 64, spread=spread)
