@@ -8,8 +8,12 @@ The layers, each calling only what is below it:
     _op                         the same as an operator, for torch.compile
     _route, masks               any leading axes and masks become batches of heads with intervals of keys
     _choose                     exact or approximate, and why
-    _engine      _exact         near field and far field; PyTorch's own kernel, in blocks
+    _engine      _exact         which heads are approximated; PyTorch's own kernel, in blocks
+    _sample, _plan              what a tolerance takes; coordinates and cells
+    _head                       near field and far field of one head, segment by segment
+    _field, _order              the kernels of both, and an order of queries in which neighbours are alike
 
+`cache` and `growing` are for decoding: keys that grow, over `_prefix`, which stands where `_head` does.
 `attention.reference` stands beside them: exact attention in plain NumPy; `attention.embedding` has the published T_K
 and T_Q.
 """

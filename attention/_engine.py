@@ -82,7 +82,8 @@ def attend(
             heads.run(run, probes)
             if all(reports[h].method == "exact" for h in probes):
                 for h in set(range(n_heads)).difference(probes):
-                    reports[h] = replace(reports[probes[0]], reason="approximation does not pay for the heads tried")
+                    reason = "approximation does not pay for the heads tried"
+                    reports[h] = replace(reports[probes[0]], seconds=0.0, reason=reason)
             else:
                 heads.run(run, sorted(set(range(n_heads)).difference(probes)))
     for h in range(n_heads):

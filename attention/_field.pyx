@@ -1,6 +1,6 @@
 """Keys and values of one head in cells, and attention over them: near cells exactly, far cells by moments.
 
-A block of similar queries shares one linear form of every cell's Gaussian closure (design in `_engine`): around the
+A block of similar queries shares one linear form of every cell's Gaussian closure (design in `_head`): around the
 block's mean query, a cell is one key and one value, so that the far field of a block is a small dense attention.
 """
 import numpy as np
@@ -11,6 +11,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from dci._kernels cimport LANES, table
+
+from dci._rows import panels_of
 
 cdef enum:
     BLOCK = 64  # queries that share a linear form, and that visit a cell together
@@ -150,7 +152,6 @@ cdef class Field:
         self.row_stride = self.value_pad + self.deviation_pad
         self.cell_pad = round_up(max(self.n_cells, 1))
         if self.projected:
-            from dci._rows import panels_of
             padded = np.zeros((self.dim, self.deviation_pad), np.float32)
             padded[:, : self.n_directions] = for_keys
             self.for_keys = padded
@@ -431,8 +432,7 @@ cdef class Field:
                 else:
                     self.far(scratch, threshold, reach)
                     if not keep_far:
-                        memset(scratch.sum, 0, count * sizeof(float))
-                        memset(scratch.out, 0, count * self.value_pad * sizeof(float))
+                        self.forget(scratch)
                 self.near(scratch)
                 if stop_of != NULL:
                     self.local(scratch, stop_of, boundary, stops.shape[0], local_keys, local_values)
@@ -540,9 +540,15 @@ cdef class Field:
             s.row[i] = order[i]
             table().prepare(&queries[order[i], 0], self.dim, scale, &self.no_bias[0],
                             s.queries + i * self.dim)
+        self.forget(s)
+
+    cdef void forget(self, Scratch s) noexcept nogil:
+        """Have attended to nothing yet."""
+        cdef Py_ssize_t i
+        for i in range(s.n):
             s.shift[i] = NOTHING
             s.sum[i] = 0
-        memset(s.out, 0, n * self.value_pad * sizeof(float))
+        memset(s.out, 0, s.n * self.value_pad * sizeof(float))
 
     cdef void open_all(self, Scratch s) noexcept nogil:
         cdef Py_ssize_t i, c
@@ -821,17 +827,14 @@ cdef class Field:
                         for j in range(limits[first + i], n):
                             s.scores[i * width + j] = 0
                 memset(s.sums, 0, count * self.value_pad * sizeof(float))
-                self.weigh(s, count, n, width, values + start * value_stride, value_stride)
+                table().combine(s.scores, width, 1, count, n, values + start * value_stride, value_stride,
+                                self.value_pad, s.sums, self.value_pad)
                 for i in range(count):
                     q = visitors[first + i]
                     s.sum[q] += sums[i]
                     for k in range(self.value_pad):
                         s.out[q * self.value_pad + k] += s.sums[i * self.value_pad + k]
                 s.touched += count * n
-
-    cdef void weigh(self, Scratch s, Py_ssize_t count, Py_ssize_t n, Py_ssize_t width, const float *values,
-                    Py_ssize_t value_stride) noexcept nogil:
-        table().combine(s.scores, width, 1, count, n, values, value_stride, self.value_pad, s.sums, self.value_pad)
 
     cdef void write(self, Scratch s, float[:, ::1] out) noexcept nogil:
         cdef Py_ssize_t i, k

@@ -94,7 +94,7 @@ class Head:
             boundary = max(0, int(self.stops[start]) - self.window)
             if boundary < _SEGMENT:  # too few keys to put into cells
                 boundary = 0
-            end = max(int(self.stops[start]), boundary + _SEGMENT)
+            end = max(int(self.stops[start]), boundary + self.window + _SEGMENT)
             stop = int(np.searchsorted(self.stops, end, side="right"))
             out.append(Segment(start, stop, boundary))
             start = stop
@@ -142,7 +142,7 @@ class Head:
         # Several chunks at once share scratch memory.
         size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
 
-        def attend(start: int, rows: IdArray = rows, threshold: float = threshold) -> None:
+        def attend(start: int) -> None:
             part = slice(start, start + size)
             done[start] = self.field.attend(
                 self.query, rows[part], self.scale, threshold, self.keep_far, out, self.stops, segment.boundary,

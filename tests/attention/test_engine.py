@@ -390,6 +390,7 @@ class TestCausality:
             assert all(s.boundary == 0 or s.boundary <= stops[s.start] - window for s in segments)
             assert all(a.boundary <= b.boundary for a, b in pairwise(segments))
             local = [stops[s.stop - 1] - s.boundary for s in segments]
+            assert len(segments) <= 2 + stops.max() / 1024  # however long the window
             assert max(local) <= window + 2 * 1024 or stops.min() == stops.max()
 
 
