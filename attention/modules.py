@@ -54,6 +54,11 @@ class DCIAttention(nn.MultiheadAttention):
         *,
         options: AttentionOptions | None = None,
     ) -> None:
+        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:  # an AssertionError in PyTorch
+            raise InvalidValueError(
+                f"embed_dim and num_heads: expected the first to be a multiple of the second, received {embed_dim} "
+                f"and {num_heads}"
+            )
         super().__init__(
             embed_dim, num_heads, dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first, device, dtype
         )

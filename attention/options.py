@@ -81,6 +81,15 @@ class AttentionOptions:
     num_threads: int | None = None
     _text: str = field(init=False, repr=False)
 
+    def __new__(cls, *values: Any, **named: Any) -> "AttentionOptions":
+        # Before the generated __init__, whose error would be none of the package's and name no option there is.
+        names = [f.name for f in dataclasses.fields(cls) if f.init]
+        unknown = [name for name in named if name not in names]
+        if unknown or len(values) > len(names):
+            received = ", ".join(map(repr, unknown)) or f"{len(values)} values"
+            raise InvalidTypeError(f"options: expected some of {', '.join(names)}, received {received}")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         checked = {
             "tolerance": _tolerance(self.tolerance),

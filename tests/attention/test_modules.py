@@ -159,6 +159,11 @@ class TestParameters:
 class TestErrors:
     x = torch.randn(2, 9, 16)
 
+    @pytest.mark.parametrize("sizes", [(10, 3), (8, 0), (0, 1), (8, -2)])
+    def test_sizes(self, sizes):
+        with pytest.raises(InvalidValueError, match="multiple of the second, received"):
+            DCIAttention(*sizes)
+
     def test_weights(self):
         with pytest.raises(UnsupportedError, match="need_weights"):
             DCIAttention(16, 4)(self.x, self.x, self.x, need_weights=True)

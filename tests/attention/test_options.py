@@ -75,6 +75,19 @@ def test_wrong_types(name, value):
         AttentionOptions(**{name: value})
 
 
+@pytest.mark.parametrize("wrong", [{"tol": 0.1}, {"tolerance": 0.1, "nearest": 3}])
+def test_unknown_options_name_the_known(wrong):
+    with pytest.raises(
+        InvalidTypeError, match="expected some of tolerance, top_k.*num_threads, received '(tol|nearest)'"
+    ):
+        AttentionOptions(**wrong)
+
+
+def test_too_many_options():
+    with pytest.raises(InvalidTypeError, match="received 12 values"):
+        AttentionOptions(*[None] * 12)
+
+
 def test_every_option_is_covered():
     names = {f.name for f in dataclasses.fields(AttentionOptions) if f.init}
     assert names == set(GOOD) == set(WRONG_VALUE) == set(WRONG_TYPE)
