@@ -82,7 +82,7 @@ class AttentionOptions:
     _text: str = field(init=False, repr=False)
 
     def __new__(cls, *values: Any, **named: Any) -> "AttentionOptions":
-        # Before the generated __init__, whose error would be none of the package's and name no option there is.
+        """Refuse unknown options: the generated ``__init__`` would with an error that is not the package's."""
         names = [f.name for f in dataclasses.fields(cls) if f.init]
         unknown = [name for name in named if name not in names]
         if unknown or len(values) > len(names):
