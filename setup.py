@@ -25,7 +25,9 @@ from setuptools.errors import PlatformError
 # Cython modules. Those in OWNS_KERNELS link dci/csrc; the others reach it with cimport, so its table exists once.
 MODULES = (
     "attention._field",
+    "attention._moments",
     "attention._order",
+    "attention._scratch",
     "dci._cells",
     "dci._exact",
     "dci._kernels",

@@ -1,23 +1,20 @@
-"""Keys and values of one head in cells, and attention over them: near cells exactly, far cells by moments.
+"""Attention over the keys and values of one head in cells: near cells exactly, far cells by moments.
 
 A block of similar queries shares one linear form of every cell's Gaussian closure (design in `_head`): around the
 block's mean query, a cell is one key and one value, so that the far field of a block is a small dense attention.
 """
 import numpy as np
 
-from libc.math cimport INFINITY, expf, log, sqrtf
+from libc.math cimport INFINITY, expf, sqrtf
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from dci._kernels cimport LANES, table
 
-from dci._rows import panels_of
+from ._moments cimport Moments
+from ._scratch cimport BLOCK, LOCAL_TILE, TILE, Scratch, add_pair, is_wanted
 
 cdef enum:
-    BLOCK = 64  # queries that share a linear form, and that visit a cell together
-    TILE = 256  # keys that are scored at once
-    LOCAL_TILE = 128  # of these, of the keys that queries see in part
     BLOCKS = 16  # of queries whose linear forms are made in one pass over the moments
 
 cdef float NOTHING = -1e30  # the score of what is not there
@@ -26,348 +23,18 @@ cdef float ODD = 2  # times the block's mean, the least variance by which a quer
 cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 
 
-cdef class Scratch:
-    """Memory of one thread at work on some queries; a field keeps it from call to call."""
-    cdef Py_ssize_t capacity, n, n_pairs, touched
-    cdef int32_t *row
-    cdef float *queries
-    cdef float *shift
-    cdef float *sum
-    cdef float *out
-    cdef const float **pointers
-    cdef float *means
-    cdef float *projected
-    cdef float *keys
-    cdef float *values
-    cdef float *shares
-    cdef float *slopes
-    cdef float *gaps
-    cdef float *gaps_projected
-    cdef float *trust
-    cdef float *means_projected
-    cdef uint8_t *off
-    cdef float *spreads
-    cdef float *wide
-    cdef float *quadratic
-    cdef float *bias
-    cdef float *scores
-    cdef float *sums
-    cdef float *small
-    cdef int32_t *taken
-    cdef int32_t *pairs
-    cdef int32_t *ends
-    cdef int32_t *visitors
-    cdef float *panel
-    cdef int32_t *limits
-    cdef const uint8_t *wanted
+cdef class Field(Moments):
+    """`Moments` that queries attend to; the arguments are the same."""
+    cdef list idle  # scratch memory that no thread has
 
-    def __dealloc__(self):
-        free(self.row)
-        free(self.queries)
-        free(self.shift)
-        free(self.sum)
-        free(self.out)
-        free(self.pointers)
-        free(self.means)
-        free(self.projected)
-        free(self.keys)
-        free(self.values)
-        free(self.shares)
-        free(self.slopes)
-        free(self.gaps)
-        free(self.gaps_projected)
-        free(self.trust)
-        free(self.means_projected)
-        free(self.off)
-        free(self.spreads)
-        free(self.wide)
-        free(self.quadratic)
-        free(self.bias)
-        free(self.scores)
-        free(self.sums)
-        free(self.small)
-        free(self.taken)
-        free(self.pairs)
-        free(self.ends)
-        free(self.visitors)
-        free(self.panel)
-        free(self.limits)
-
-
-def round_up(n):
-    return -(-n // LANES) * LANES
-
-
-cdef class Field:
-    """Keys and values of one head in the order of their cells, with moments of a prefix of them.
-
-    Parameters
-    ----------
-    keys : (S, E) float32, unit stride along E
-    values : (S, Ev) float32, unit stride along Ev
-    cell_of : (S,) int32
-        Cell of each key; `n_cells` for keys that every query attends to exactly.
-    centers : (n_cells + 1, E) float32
-        What deviations are taken from: near the mean key of each cell.
-    for_keys, for_queries : (E, m) float32, optional
-        Directions of the moments; the coordinates themselves if not given.
-    second_order : bool
-        Whether the moments go beyond the means.
-    """
-    cdef readonly Py_ssize_t n_keys, n_cells, dim, width, n_directions
-    cdef Py_ssize_t value_pad, deviation_pad, row_stride, cell_pad
-    cdef const float[:, :] keys
-    cdef const float[:, :] values
-    cdef const float[:, ::1] centers
-    cdef float[:, :, ::1] panels
-    cdef float[:, ::1] rows
-    cdef int32_t[::1] ids, first_panel
-    cdef readonly object counts
-    cdef int32_t[::1] count
-    cdef float[:, ::1] first, key_sums
-    cdef float[:, :, ::1] second
-    cdef float[:, :, ::1] mean_keys
-    cdef float[:, ::1] mean_values
-    cdef float[:, :, :, ::1] sigma
-    cdef float[:, :, :, ::1] gamma
-    cdef float[::1] log_counts, no_bias
-    cdef float mean_count
-    cdef const float[:, ::1] for_keys, for_queries
-    cdef float[:, :, ::1] query_panels
-    cdef float[:, ::1] covariance, lifted, mean_sigma
-    cdef bint projected, second_order
-    cdef list idle
-
-    def __init__(self, const float[:, :] keys, const float[:, :] values, const int32_t[::1] cell_of,
-                 const float[:, ::1] centers, for_keys=None, for_queries=None, bint second_order=True):
-        cdef Py_ssize_t c
-        self.keys, self.values, self.centers = keys, values, centers
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
         self.idle = []
-        self.n_keys, self.dim, self.width = keys.shape[0], keys.shape[1], values.shape[1]
-        self.n_cells = centers.shape[0] - 1
-        self.projected, self.second_order = for_keys is not None, second_order
-        self.n_directions = for_keys.shape[1] if self.projected else self.dim
-        self.value_pad = round_up(self.width)
-        self.deviation_pad = round_up(self.n_directions)
-        self.row_stride = self.value_pad + self.deviation_pad
-        self.cell_pad = round_up(max(self.n_cells, 1))
-        if self.projected:
-            padded = np.zeros((self.dim, self.deviation_pad), np.float32)
-            padded[:, : self.n_directions] = for_keys
-            self.for_keys = padded
-            self.for_queries = np.ascontiguousarray(for_queries, dtype=np.float32)
-            self.query_panels = panels_of(self.for_queries.T)
-        sizes = np.bincount(cell_of, minlength=self.n_cells + 1)
-        n_panels = -(-sizes // LANES)
-        self.first_panel = np.concatenate([[0], np.cumsum(n_panels)]).astype(np.int32)
-        order = np.argsort(np.asarray(cell_of).astype(np.uint16), kind="stable").astype(np.int32)
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        total = self.first_panel[self.n_cells + 1]
-        ids = np.full(total * LANES, -1, np.int32)
-        shifts = np.asarray(self.first_panel)[: self.n_cells + 1].astype(np.int64) * LANES - starts[: self.n_cells + 1]
-        places = np.arange(self.n_keys) + np.repeat(shifts, sizes)
-        ids[places] = order
-        self.ids = ids
-        self.panels = np.empty((total, self.dim, LANES), np.float32)
-        self.rows = np.zeros((total * LANES, self.row_stride), np.float32)
-        self.counts = np.zeros(self.n_cells + 1, np.int32)
-        self.count = self.counts
-        cells, m = self.n_cells, self.n_directions
-        self.first = np.zeros((cells, self.row_stride), np.float32)
-        self.second = np.zeros((cells, m, self.row_stride), np.float32)
-        self.key_sums = np.zeros((cells if self.projected else 0, self.dim), np.float32)
-        self.mean_keys = np.zeros((self.cell_pad // LANES, self.dim, LANES), np.float32)
-        self.mean_values = np.zeros((cells, self.value_pad), np.float32)
-        self.sigma = np.zeros((self.cell_pad // LANES, self.dim, m, LANES), np.float32)
-        self.gamma = np.zeros((cells, self.value_pad // LANES, m, LANES), np.float32)
-        self.log_counts = np.full(self.cell_pad, NOTHING, np.float32)
-        self.no_bias = np.zeros(max(self.cell_pad * self.dim, self.value_pad * m, TILE) + LANES, np.float32)
-        self.covariance = np.zeros((m, self.deviation_pad), np.float32)
-        self.mean_sigma = np.zeros((self.dim, self.deviation_pad), np.float32)
-        self.lifted = np.zeros((self.dim, self.deviation_pad), np.float32)
-        cdef float[:, ::1] scratch = np.empty((LANES, self.dim), np.float32)
-        with nogil:
-            for c in range(self.n_cells + 1):
-                self.pack(c, &scratch[0, 0])
-
-    cdef void pack(self, Py_ssize_t c, float *scratch) noexcept nogil:
-        """Copy the keys (transposed) and the values and deviations (as rows) of a cell."""
-        cdef Py_ssize_t position, panel, lane
-        cdef int32_t i
-        cdef float *row
-        cdef float *key
-        for panel in range(self.first_panel[c], self.first_panel[c + 1]):
-            memset(scratch, 0, LANES * self.dim * sizeof(float))
-            for lane in range(LANES):
-                i = self.ids[panel * LANES + lane]
-                if i < 0:
-                    break
-                memcpy(scratch + lane * self.dim, &self.keys[i, 0], self.dim * sizeof(float))
-                memcpy(&self.rows[panel * LANES + lane, 0], &self.values[i, 0], self.width * sizeof(float))
-            table().transpose(scratch, self.dim, self.dim, &self.panels[panel, 0, 0])
-            if c == self.n_cells:
-                continue
-            for lane in range(LANES):
-                position = panel * LANES + lane
-                if self.ids[position] < 0:
-                    break
-                key, row = scratch + lane * self.dim, &self.rows[position, self.value_pad]
-                if not self.projected:
-                    table().prepare(key, self.dim, 1, &self.centers[c, 0], row)
-                else:
-                    table().prepare(key, self.dim, 1, &self.centers[c, 0], key)
-                    table().combine(key, 0, 1, 1, self.dim, &self.for_keys[0, 0], self.deviation_pad,
-                                    self.deviation_pad, row, self.deviation_pad)
-
-    def moments(self):
-        """Copy what `attend` reads of the keys taken so far, for `restore`."""
-        return self.mean_count, tuple(np.array(array) for array in self.read())
-
-    def restore(self, moments):
-        """Let `attend` read an earlier state; `advance` needs a `reset` first."""
-        self.mean_count = moments[0]
-        for array, copy in zip(self.read(), moments[1]):
-            np.asarray(array)[...] = copy
-
-    def reset(self):
-        """Return to the state before any key was taken."""
-        for array in (*self.read(), self.first, self.second, self.key_sums):
-            np.asarray(array)[...] = 0
-        np.asarray(self.log_counts)[...] = NOTHING
-
-    cdef tuple read(self):
-        return (self.count, self.mean_keys, self.mean_values, self.sigma, self.gamma, self.log_counts,
-                self.mean_sigma)
 
     def release(self):
-        """Give back the memory that only `advance`, `reset` and `exact` need: they are over."""
-        self.keys, self.values = np.empty((0, self.dim), np.float32), np.empty((0, self.width), np.float32)
-        self.second, self.key_sums = np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.float32)
+        """Give back what only `advance`, `reset` and `exact` need, and scratch memory."""
+        super().release()
         self.idle.clear()
-
-    def advance(self, Py_ssize_t boundary):
-        """Take the keys before `boundary` into the moments; it may only grow."""
-        cdef Py_ssize_t c, panel
-        cdef bint changed
-        self.mean_count = <float>boundary / max(self.n_cells, 1)
-        with nogil:
-            for panel in range(self.cell_pad // LANES):
-                changed = False
-                for c in range(panel * LANES, min(self.n_cells, (panel + 1) * LANES)):
-                    changed = self.take(c, boundary) or changed
-                if changed and self.second_order:
-                    self.close(panel)
-            self.take(self.n_cells, boundary)
-            self.average()
-
-    cdef void average(self) noexcept nogil:
-        """Mean of the cells' sigma, weighed by their counts."""
-        cdef Py_ssize_t c, e, k, panel, lane
-        cdef float share, total = 0
-        cdef float shares[LANES]
-        cdef float *sigma
-        for c in range(self.n_cells):
-            total += self.count[c]
-        memset(&self.mean_sigma[0, 0], 0, self.dim * self.deviation_pad * sizeof(float))
-        if total == 0:
-            return
-        for panel in range(self.cell_pad // LANES):
-            for lane in range(LANES):
-                c = panel * LANES + lane
-                shares[lane] = self.count[c] / total if c < self.n_cells else 0
-            for e in range(self.dim):
-                for k in range(self.n_directions):
-                    sigma = &self.sigma[panel, e, k, 0]
-                    share = 0
-                    for lane in range(LANES):
-                        share += shares[lane] * sigma[lane]
-                    self.mean_sigma[e, k] += share
-
-    cdef bint take(self, Py_ssize_t c, Py_ssize_t boundary) noexcept nogil:
-        """Add a cell's keys before `boundary` to its sums and means; return whether there were any new ones."""
-        cdef Py_ssize_t start = self.first_panel[c] * LANES, before = self.count[c], n = before, k, j, v
-        cdef Py_ssize_t stop = self.first_panel[c + 1] * LANES - start
-        cdef Py_ssize_t m = self.n_directions, lane = c % LANES, panel = c // LANES
-        cdef float one = 1, share, mean
-        cdef float *gap
-        cdef float *sums
-        cdef float *row
-        cdef float *out
-        while n < stop and 0 <= self.ids[start + n] < boundary:
-            n += 1
-        if n == before:
-            return False
-        self.count[c] = <int32_t>n
-        if c == self.n_cells:
-            return True
-        sums = &self.first[c, 0]
-        table().combine(&one, 0, 0, 1, n - before, &self.rows[start + before, 0], self.row_stride, self.row_stride,
-                        sums, self.row_stride)
-        share = <float>1 / n
-        gap = sums + self.value_pad
-        for k in range(self.dim):
-            if self.projected:
-                for j in range(before, n):
-                    self.key_sums[c, k] += self.keys[self.ids[start + j], k] - self.centers[c, k]
-                mean = self.key_sums[c, k] * share
-            else:
-                mean = gap[k] * share
-            self.mean_keys[panel, k, lane] = self.centers[c, k] + mean
-        for v in range(self.width):
-            self.mean_values[c, v] = sums[v] * share
-        self.log_counts[c] = <float>log(n)
-        if not self.second_order:
-            return True
-        table().combine(&self.rows[start + before, self.value_pad], 1, self.row_stride, m, n - before,
-                        &self.rows[start + before, 0], self.row_stride, self.row_stride, &self.second[c, 0, 0],
-                        self.row_stride)
-        for k in range(m):
-            row = &self.second[c, k, 0]
-            mean = gap[k] * share
-            for v in range(self.value_pad // LANES):
-                out = &self.gamma[c, v, k, 0]
-                for j in range(LANES):
-                    out[j] = (row[v * LANES + j] - sums[v * LANES + j] * mean) * share
-        return True
-
-    cdef void close(self, Py_ssize_t panel) noexcept nogil:
-        """Covariances of the deviations in a panel of cells, from m to E coordinates where they are projected."""
-        cdef Py_ssize_t c, k, j, first, lane, count, m = self.n_directions
-        cdef float share, mean
-        cdef float *gap
-        cdef float *row
-        if self.projected:
-            for c in range(panel * LANES, min(self.n_cells, (panel + 1) * LANES)):
-                if self.count[c]:
-                    self.lift(c, <float>1 / self.count[c])
-            return
-        for k in range(m):
-            for first from 0 <= first < m by LANES:
-                count = min(<Py_ssize_t>LANES, m - first)
-                for lane in range(min(<Py_ssize_t>LANES, self.n_cells - panel * LANES)):
-                    c = panel * LANES + lane
-                    if not self.count[c]:
-                        continue
-                    share = <float>1 / self.count[c]
-                    gap = &self.first[c, self.value_pad]
-                    row = &self.second[c, k, self.value_pad]
-                    mean = gap[k] * share
-                    for j in range(first, first + count):
-                        self.sigma[panel, j, k, lane] = (row[j] - gap[j] * mean) * share
-
-    cdef void lift(self, Py_ssize_t c, float share) noexcept nogil:
-        """sigma = for_queries @ covariance of the projected deviations, from m to E coordinates."""
-        cdef Py_ssize_t m = self.n_directions, pad = self.deviation_pad, lane = c % LANES, panel = c // LANES, e, j, k
-        cdef float *gap = &self.first[c, self.value_pad]
-        cdef float *lifted = &self.lifted[0, 0]
-        for k in range(m):
-            for j in range(m):
-                self.covariance[k, j] = (self.second[c, k, self.value_pad + j] - gap[j] * gap[k] * share) * share
-        memset(lifted, 0, self.dim * pad * sizeof(float))
-        table().combine(&self.for_queries[0, 0], m, 1, self.dim, m, &self.covariance[0, 0], pad, pad, lifted, pad)
-        for e in range(self.dim):
-            for k in range(m):
-                self.sigma[panel, e, k, lane] = lifted[e * pad + k]
 
     def attend(self, const float[:, ::1] queries, const int32_t[::1] order, float scale, float threshold,
                bint keep_far, float[:, ::1] out, const int64_t[::1] stops=None, Py_ssize_t boundary=0,
@@ -480,9 +147,9 @@ cdef class Field:
             scratch = None
         if scratch is None or scratch.capacity < n:
             scratch = Scratch()
-            if not self.allocate(scratch, n):
+            if not scratch.allocate(n, self.n_cells, self.cell_pad, self.dim, self.value_pad, self.n_directions,
+                                    self.deviation_pad):
                 raise MemoryError("scratch of attention")
-            scratch.capacity = n
         scratch.touched = 0
         return scratch
 
@@ -490,46 +157,6 @@ cdef class Field:
         """Blocks of queries whose linear forms fill about 2 MB."""
         cdef Py_ssize_t bytes_each = 4 * self.cell_pad * (self.dim + self.value_pad)
         return max(<Py_ssize_t>4, min(<Py_ssize_t>BLOCKS, (2 << 20) // bytes_each))
-
-    cdef bint allocate(self, Scratch s, Py_ssize_t n) noexcept nogil:
-        cdef Py_ssize_t cells = self.cell_pad, m = self.n_directions
-        cdef Py_ssize_t n_blocks = (n + BLOCK - 1) // BLOCK
-        cdef Py_ssize_t score_width = max(cells, <Py_ssize_t>TILE)
-        s.row = <int32_t *>malloc(n * sizeof(int32_t))
-        s.queries = <float *>malloc(n * self.dim * sizeof(float))
-        s.shift = <float *>malloc(n * sizeof(float))
-        s.sum = <float *>malloc(n * sizeof(float))
-        s.out = <float *>malloc(n * self.value_pad * sizeof(float))
-        s.pointers = <const float **>malloc((n + n_blocks) * sizeof(float *))
-        s.means = <float *>malloc(n_blocks * self.dim * sizeof(float))
-        s.projected = <float *>malloc(n * self.deviation_pad * sizeof(float))
-        s.means_projected = <float *>malloc(n_blocks * self.deviation_pad * sizeof(float))
-        s.off = <uint8_t *>malloc(n)
-        s.trust = <float *>malloc(n * sizeof(float))
-        s.gaps_projected = <float *>malloc(n * self.deviation_pad * sizeof(float))
-        s.keys = <float *>malloc(n_blocks * cells * self.dim * sizeof(float))
-        s.values = <float *>malloc(n_blocks * cells * self.value_pad * sizeof(float))
-        s.shares = <float *>malloc(n_blocks * cells * sizeof(float))
-        s.slopes = <float *>malloc(n_blocks * self.value_pad * m * sizeof(float))
-        s.gaps = <float *>malloc(n * self.dim * sizeof(float))
-        s.spreads = <float *>malloc(n_blocks * self.dim * m * sizeof(float))
-        s.wide = <float *>malloc(self.dim * self.deviation_pad * sizeof(float))
-        s.quadratic = <float *>malloc(n_blocks * cells * sizeof(float))
-        s.bias = <float *>malloc(3 * cells * sizeof(float))
-        s.scores = <float *>malloc(BLOCK * score_width * sizeof(float))
-        s.sums = <float *>malloc(BLOCK * max(self.value_pad, self.deviation_pad) * sizeof(float))
-        s.small = <float *>malloc(3 * BLOCK * sizeof(float))
-        s.taken = <int32_t *>malloc((cells + 1) * sizeof(int32_t))
-        s.pairs = <int32_t *>malloc(2 * n * (self.n_cells + 1) * sizeof(int32_t))
-        s.ends = <int32_t *>malloc((self.n_cells + 2) * sizeof(int32_t))
-        s.visitors = <int32_t *>malloc(n * (self.n_cells + 1) * sizeof(int32_t))
-        s.panel = <float *>malloc(LOCAL_TILE * (self.dim + self.value_pad) * sizeof(float))
-        s.limits = <int32_t *>malloc(n * sizeof(int32_t))
-        return (s.row and s.queries and s.shift and s.sum and s.out and s.pointers and s.means and s.projected
-                and s.keys and s.values and s.shares and s.slopes and s.gaps and s.gaps_projected
-                and s.means_projected and s.off and s.trust and s.spreads and s.wide and s.quadratic
-                and s.bias and s.scores and s.sums and s.small
-                and s.taken and s.pairs and s.ends and s.visitors and s.panel and s.limits)
 
     cdef void gather(self, Scratch s, const float[:, ::1] queries, const int32_t *order, Py_ssize_t n,
                      float scale) noexcept nogil:
@@ -845,15 +472,3 @@ cdef class Field:
             share = 1 / s.sum[i] if s.sum[i] > 0 else 0
             for k in range(self.width):
                 out[s.row[i], k] = s.out[i * self.value_pad + k] * share
-
-
-cdef inline bint is_wanted(Scratch s, Py_ssize_t query) noexcept nogil:
-    return s.wanted == NULL or s.wanted[query]
-
-
-cdef inline void add_pair(Scratch s, Py_ssize_t cell, Py_ssize_t query) noexcept nogil:
-    if not is_wanted(s, query):
-        return
-    s.pairs[2 * s.n_pairs] = <int32_t>cell
-    s.pairs[2 * s.n_pairs + 1] = <int32_t>query
-    s.n_pairs += 1

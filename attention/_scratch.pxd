@@ -1,0 +1,57 @@
+from libc.stdint cimport int32_t, uint8_t
+
+
+cdef enum:
+    BLOCK = 64  # queries that share a linear form, and that visit a cell together
+    TILE = 256  # keys that are scored at once
+    LOCAL_TILE = 128  # of these, of the keys that queries see in part
+
+
+cdef class Scratch:
+    cdef Py_ssize_t capacity, n, n_pairs, touched
+    cdef int32_t *row
+    cdef float *queries
+    cdef float *shift
+    cdef float *sum
+    cdef float *out
+    cdef const float **pointers
+    cdef float *means
+    cdef float *projected
+    cdef float *keys
+    cdef float *values
+    cdef float *shares
+    cdef float *slopes
+    cdef float *gaps
+    cdef float *gaps_projected
+    cdef float *trust
+    cdef float *means_projected
+    cdef uint8_t *off
+    cdef float *spreads
+    cdef float *wide
+    cdef float *quadratic
+    cdef float *bias
+    cdef float *scores
+    cdef float *sums
+    cdef float *small
+    cdef int32_t *taken
+    cdef int32_t *pairs
+    cdef int32_t *ends
+    cdef int32_t *visitors
+    cdef float *panel
+    cdef int32_t *limits
+    cdef const uint8_t *wanted
+
+    cdef bint allocate(self, Py_ssize_t n, Py_ssize_t n_cells, Py_ssize_t cells, Py_ssize_t dim, Py_ssize_t value_pad,
+                       Py_ssize_t m, Py_ssize_t deviation_pad) noexcept nogil
+
+
+cdef inline bint is_wanted(Scratch s, Py_ssize_t query) noexcept nogil:
+    return s.wanted == NULL or s.wanted[query]
+
+
+cdef inline void add_pair(Scratch s, Py_ssize_t cell, Py_ssize_t query) noexcept nogil:
+    if not is_wanted(s, query):
+        return
+    s.pairs[2 * s.n_pairs] = <int32_t>cell
+    s.pairs[2 * s.n_pairs + 1] = <int32_t>query
+    s.n_pairs += 1

@@ -1,0 +1,81 @@
+"""What attention over a field writes into while it works on some queries."""
+from libc.stdint cimport int32_t, uint8_t
+from libc.stdlib cimport free, malloc
+
+
+cdef class Scratch:
+    """Memory of one thread; a field keeps it from call to call."""
+
+    def __dealloc__(self):
+        free(self.row)
+        free(self.queries)
+        free(self.shift)
+        free(self.sum)
+        free(self.out)
+        free(self.pointers)
+        free(self.means)
+        free(self.projected)
+        free(self.keys)
+        free(self.values)
+        free(self.shares)
+        free(self.slopes)
+        free(self.gaps)
+        free(self.gaps_projected)
+        free(self.trust)
+        free(self.means_projected)
+        free(self.off)
+        free(self.spreads)
+        free(self.wide)
+        free(self.quadratic)
+        free(self.bias)
+        free(self.scores)
+        free(self.sums)
+        free(self.small)
+        free(self.taken)
+        free(self.pairs)
+        free(self.ends)
+        free(self.visitors)
+        free(self.panel)
+        free(self.limits)
+
+    cdef bint allocate(self, Py_ssize_t n, Py_ssize_t n_cells, Py_ssize_t cells, Py_ssize_t dim, Py_ssize_t value_pad,
+                       Py_ssize_t m, Py_ssize_t deviation_pad) noexcept nogil:
+        """Get memory for n queries; cells is n_cells rounded up. False if there is none left."""
+        cdef Py_ssize_t n_blocks = (n + BLOCK - 1) // BLOCK
+        cdef Py_ssize_t score_width = max(cells, <Py_ssize_t>TILE)
+        self.row = <int32_t *>malloc(n * sizeof(int32_t))
+        self.queries = <float *>malloc(n * dim * sizeof(float))
+        self.shift = <float *>malloc(n * sizeof(float))
+        self.sum = <float *>malloc(n * sizeof(float))
+        self.out = <float *>malloc(n * value_pad * sizeof(float))
+        self.pointers = <const float **>malloc((n + n_blocks) * sizeof(float *))
+        self.means = <float *>malloc(n_blocks * dim * sizeof(float))
+        self.projected = <float *>malloc(n * deviation_pad * sizeof(float))
+        self.means_projected = <float *>malloc(n_blocks * deviation_pad * sizeof(float))
+        self.off = <uint8_t *>malloc(n)
+        self.trust = <float *>malloc(n * sizeof(float))
+        self.gaps_projected = <float *>malloc(n * deviation_pad * sizeof(float))
+        self.keys = <float *>malloc(n_blocks * cells * dim * sizeof(float))
+        self.values = <float *>malloc(n_blocks * cells * value_pad * sizeof(float))
+        self.shares = <float *>malloc(n_blocks * cells * sizeof(float))
+        self.slopes = <float *>malloc(n_blocks * value_pad * m * sizeof(float))
+        self.gaps = <float *>malloc(n * dim * sizeof(float))
+        self.spreads = <float *>malloc(n_blocks * dim * m * sizeof(float))
+        self.wide = <float *>malloc(dim * deviation_pad * sizeof(float))
+        self.quadratic = <float *>malloc(n_blocks * cells * sizeof(float))
+        self.bias = <float *>malloc(3 * cells * sizeof(float))
+        self.scores = <float *>malloc(BLOCK * score_width * sizeof(float))
+        self.sums = <float *>malloc(BLOCK * max(value_pad, deviation_pad) * sizeof(float))
+        self.small = <float *>malloc(3 * BLOCK * sizeof(float))
+        self.taken = <int32_t *>malloc((cells + 1) * sizeof(int32_t))
+        self.pairs = <int32_t *>malloc(2 * n * (n_cells + 1) * sizeof(int32_t))
+        self.ends = <int32_t *>malloc((n_cells + 2) * sizeof(int32_t))
+        self.visitors = <int32_t *>malloc(n * (n_cells + 1) * sizeof(int32_t))
+        self.panel = <float *>malloc(LOCAL_TILE * (dim + value_pad) * sizeof(float))
+        self.limits = <int32_t *>malloc(n * sizeof(int32_t))
+        self.capacity = n
+        return (self.row and self.queries and self.shift and self.sum and self.out and self.pointers and self.means
+                and self.projected and self.keys and self.values and self.shares and self.slopes and self.gaps
+                and self.gaps_projected and self.means_projected and self.off and self.trust and self.spreads
+                and self.wide and self.quadratic and self.bias and self.scores and self.sums and self.small
+                and self.taken and self.pairs and self.ends and self.visitors and self.panel and self.limits)
