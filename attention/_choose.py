@@ -12,7 +12,7 @@ from .report import HeadReport
 
 # Below either of these, exact attention is faster than planning an approximation of it.
 EXACT_BELOW = 4096  # keys that a query sees, on average
-EXACT_BELOW_ALONE = 8192  # where few heads share the risk that planning is in vain
+EXACT_BELOW_ALONE = 16384  # where few heads share the risk that planning is in vain
 MANY_HEADS = 8
 FEW_QUERIES = 2048  # that share one head of keys
 

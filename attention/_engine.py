@@ -77,7 +77,7 @@ def attend(
     if options.top_k is not None or key.shape[-2] >= _LEAST_KEYS:
         probes = range(n_heads)
         if key.shape[-2] < _PLANS_ARE_DEAR and options.near is None and options.exact_below is None:
-            probes = range(0, n_heads, _HEADS_A_PROBE)
+            probes = range(0, n_heads, _HEADS_A_PROBE * (2 if key.shape[-2] < _PLANS_ARE_DEAR // 2 else 1))
         with heads:
             heads.run(run, probes)
             if all(reports[h].method == "exact" for h in probes):
@@ -86,12 +86,16 @@ def attend(
                     reports[h] = replace(reports[probes[0]], seconds=0.0, reason=reason)
             else:
                 heads.run(run, sorted(set(range(n_heads)).difference(probes)))
-    for h in range(n_heads):
-        if reports[h].method == "exact":
-            begin = time.perf_counter()
-            one = slice(h, h + 1)
-            out[one] = _exact.up_to(query[one], key[one], value[one], stops, scale)
-            reports[h] = replace(reports[h], seconds=reports[h].seconds + time.perf_counter() - begin)
+    left = [h for h in range(n_heads) if reports[h].method == "exact"]
+    # Several at once, or one thread waits for the other where queries see more and more keys; not all, to copy few.
+    size = len(left) if len(left) == n_heads else 2 * n_threads
+    for start in range(0, len(left), max(size, 1)):
+        begin = time.perf_counter()
+        some = slice(None) if size == n_heads else left[start : start + size]
+        out[some] = _exact.up_to(query[some], key[some], value[some], stops, scale)
+        each = (time.perf_counter() - begin) / len(left[start : start + size])
+        for h in left[start : start + size]:
+            reports[h] = replace(reports[h], seconds=reports[h].seconds + each)
     return out, reports
 
 
@@ -122,7 +126,7 @@ def _near_and_far(
         return HeadReport(
             "near+far", touched, touched / seen, sample.check(flat)[0], 0.0, "near field of the given size"
         )
-    found = sample.search(_MARGIN * options.tolerance)
+    found = sample.search(_MARGIN * options.tolerance, _PAYS * seen)
     threshold = found.threshold
     if found.error <= options.tolerance and found.touched < _PAYS * seen:
         for _ in range(_RUNS):

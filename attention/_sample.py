@@ -1,6 +1,7 @@
 """From the tolerance to a threshold, and from an output to its error: a few queries of a head computed exactly."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -65,8 +66,7 @@ class Sample:
             moments = head.field.moments() if len(picked) > 1 else None
             self.parts.append(self._part(segment, -(-_BLOCKS // len(picked)), moments, rng))
         self.chosen = np.concatenate([part.rows[part.wanted == 1] for part in self.parts])
-        exact = head.exact(np.concatenate([self.chosen, self.checked]))
-        self.exact, self.exact_checked = exact[: len(self.chosen)], exact[len(self.chosen) :]
+        self.exact = head.exact(self.chosen)
         self.out = np.empty((len(head.query), head.field.width), np.float32)
 
     def _part(self, segment: Segment, n_blocks: int, moments: Moments | None, rng: np.random.Generator) -> Part:
@@ -92,8 +92,16 @@ class Sample:
         head.beyond = beyond
         return Found(threshold, relative_error(self.out[self.chosen], self.exact), touched / len(self.chosen))
 
-    def search(self, tolerance: float) -> Found:
-        """Look for the largest threshold within the tolerance, by a power law between threshold and error."""
+    @cached_property
+    def exact_checked(self) -> FloatArray:
+        """Exact output of the rows that `check` looks at, once there is an output to check."""
+        return self.head.exact(self.checked)
+
+    def search(self, tolerance: float, most: float) -> Found:
+        """Look for the largest threshold within the tolerance, by a power law between threshold and error.
+
+        Once more than `most` keys are touched and the error is still too large, smaller thresholds are not tried.
+        """
         good, bad = None, None
         threshold, slope = _FIRST, _SLOPE
         for _ in range(_LOOKS):
@@ -107,7 +115,7 @@ class Sample:
                     break
             else:
                 bad = look
-                if threshold <= _LEAST:
+                if threshold <= _LEAST or look.touched > most:
                     break
             if good and bad:
                 slope = np.log(bad.error / max(good.error, 1e-9)) / np.log(bad.threshold / good.threshold)

@@ -129,7 +129,7 @@ def dci_attention(
     >>> out.shape
     torch.Size([1, 8, 100, 32])
     >>> report.heads[0].method, report.heads[0].reason
-    ('exact', 'fewer than 8192 keys')
+    ('exact', 'fewer than 16384 keys')
     """
     check_settings(dropout_p, scale, options)
     if torch.is_autocast_enabled("cpu"):
