@@ -1,6 +1,7 @@
 """Which kernel attends for one batch of heads whose queries see the same: the engine or an exact one."""
 
 import time
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def why_exact(
     Parameters
     ----------
     n_heads : int
-        H, of keys.
+        H × G, of queries.
     n_queries : int
         G × L, the queries that share one head of keys.
     n_keys, width : int
@@ -68,7 +69,7 @@ def attend(
     Returns
     -------
     out : Tensor of shape (H, G, L, Ev)
-        float32, or the dtype of the inputs.
+        In the dtype of the inputs.
     reports : list of HeadReport
         H of them.
     """
@@ -111,18 +112,31 @@ def _up_to(
     n_keys, width = key.shape[-2:]
     # Causal queries see half of the keys and gain half as much; a bound that the user sets counts all keys.
     counted = n_keys if stops is None or options.exact_below is not None else int(_mean(stops))
-    reason = why_exact(len(key), query.shape[1] * query.shape[2], counted, width, query.dtype, options)
+    reason = why_exact(len(key) * query.shape[1], query.shape[1] * query.shape[2], counted, width, query.dtype, options)
     if not reason:
-        query, key, value = (_as_engine(x) for x in (query, key, value))
-        return _engine.attend(query, key, value, stops, scale, options)
+        done = _engine.attend(query, key, value, stops, scale, options)
+        return _complete(query, key, value, stops, scale, done)
     out = _exact.up_to(query, key, value, stops, scale)
     return out, _reports("exact", key, n_keys if stops is None else _mean(stops), begin, reason)
 
 
-def _as_engine(x: Tensor) -> Tensor:
-    """Float32 with unit stride in the last axis."""
-    x = x.float()
-    return x if x.stride(-1) == 1 else x.contiguous()
+def _complete(query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, done: Result) -> Result:
+    """Compute the heads that the engine left to the exact kernel."""
+    out, reports = done
+    left = [h for h, report in enumerate(reports) if report.method == "exact"]
+    everything = len(left) == len(reports)
+    # Several at once, or one thread waits for the other where queries see more and more keys; not all, to copy few.
+    size = len(left) if everything else 2 * torch.get_num_threads()
+    for start in range(0, len(left), max(size, 1)):
+        begin, some = time.perf_counter(), left[start : start + size]
+        if everything:
+            out = _exact.up_to(query, key, value, stops, scale)
+        else:
+            out[some] = _exact.up_to(query[some], key[some], value[some], stops, scale)
+        each = (time.perf_counter() - begin) / len(some)
+        for h in some:
+            reports[h] = replace(reports[h], seconds=reports[h].seconds + each)
+    return out, reports
 
 
 def _mean(counts: Tensor) -> float:

@@ -1,6 +1,7 @@
 """The approximation of one batch of heads: each is planned, calibrated and computed, or left to the exact kernel."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from dci._threads import Work
 
-from . import _exact, _topk
+from . import _topk
 from ._head import Head
 from ._plan import make_plan
 from ._sample import Sample
@@ -29,12 +30,12 @@ _PAYS = 0.35  # of the visible keys: touching more takes longer than the exact k
 def attend(
     query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, options: AttentionOptions
 ) -> tuple[Tensor, list[HeadReport]]:
-    """Attend with every head's queries to the keys that they see, within the tolerance.
+    """Attend with every head's queries to the keys that they see, within the tolerance, where that pays.
 
     Parameters
     ----------
-    query : Tensor of shape (H, G, L, E), float32
-    key, value : Tensor of shape (H, S, E) and (H, S, Ev), float32
+    query : Tensor of shape (H, G, L, E), of any floating dtype
+    key, value : Tensor of shape (H, S, E) and (H, S, Ev), of the same dtype
     stops : Tensor of shape (L,), int64, ascending, optional
         Query i sees the keys before stops[i], at least one.
     scale : float
@@ -42,7 +43,8 @@ def attend(
 
     Returns
     -------
-    out : Tensor of shape (H, G, L, Ev), float32
+    out : Tensor of shape (H, G, L, Ev), of the same dtype
+        Not written for the heads whose report says "exact".
     reports : list of HeadReport
         H of them.
 
@@ -59,44 +61,50 @@ def attend(
     n_heads = len(key)
     out = query.new_empty((*query.shape[:-1], value.shape[-1]))
     reports: list[HeadReport] = [HeadReport("exact", key.shape[-2], 1.0, 0.0, 0.0, "too few keys for cells")] * n_heads
-    n_threads = options.num_threads or torch.get_num_threads()
-    # Heads side by side where that keeps the threads busy, else one after the other on all of them.
-    aside = n_heads % n_threads == 0 or n_heads >= 3 * n_threads
-    outer, inner = (n_threads, 1) if aside else (1, n_threads)
     ends = None if stops is None else stops.numpy().astype(np.int64)
     attend_head = _topk.attend_head if options.top_k is not None else _near_and_far
-    heads = Work(outer)
+    n_threads = options.num_threads or torch.get_num_threads()
 
-    def run(h: int) -> None:
-        begin = time.perf_counter()
-        with Work(inner, parent=heads) as work:
-            arrays = (query[h].numpy(), np.ascontiguousarray(key[h].numpy()), value[h].numpy())
-            report = attend_head(*arrays, ends, scale, options, work, out[h].numpy())
-        reports[h] = replace(report, seconds=time.perf_counter() - begin)
+    def run(heads: Iterable[int]) -> None:
+        some = list(heads)
+        # Heads side by side where that keeps the threads busy, else one after the other on all of them.
+        aside = len(some) % n_threads == 0 or len(some) >= 3 * n_threads
+        outer, inner = (n_threads, 1) if aside else (1, n_threads)
 
-    if options.top_k is not None or key.shape[-2] >= _LEAST_KEYS:
-        probes = range(n_heads)
-        if key.shape[-2] < _PLANS_ARE_DEAR and options.near is None and options.exact_below is None:
-            probes = range(0, n_heads, _HEADS_A_PROBE * (2 if key.shape[-2] < _PLANS_ARE_DEAR // 2 else 1))
-        with heads:
-            heads.run(run, probes)
-            if all(reports[h].method == "exact" for h in probes):
-                for h in set(range(n_heads)).difference(probes):
-                    reason = "approximation does not pay for the heads tried"
-                    reports[h] = replace(reports[probes[0]], seconds=0.0, reason=reason)
-            else:
-                heads.run(run, sorted(set(range(n_heads)).difference(probes)))
-    left = [h for h in range(n_heads) if reports[h].method == "exact"]
-    # Several at once, or one thread waits for the other where queries see more and more keys; not all, to copy few.
-    size = len(left) if len(left) == n_heads else 2 * n_threads
-    for start in range(0, len(left), max(size, 1)):
-        begin = time.perf_counter()
-        some = slice(None) if size == n_heads else left[start : start + size]
-        out[some] = _exact.up_to(query[some], key[some], value[some], stops, scale)
-        each = (time.perf_counter() - begin) / len(left[start : start + size])
-        for h in left[start : start + size]:
-            reports[h] = replace(reports[h], seconds=reports[h].seconds + each)
+        def attend_one(h: int) -> None:
+            begin = time.perf_counter()
+            with Work(inner, parent=several) as work:
+                arrays = (_float32(query[h]), np.ascontiguousarray(_float32(key[h])), _float32(value[h]))
+                mine = out[h] if out.dtype == torch.float32 else out.new_empty(out[h].shape, dtype=torch.float32)
+                report = attend_head(*arrays, ends, scale, options, work, mine.numpy())
+            if out.dtype != torch.float32 and report.method != "exact":
+                out[h] = mine
+            reports[h] = replace(report, seconds=time.perf_counter() - begin)
+
+        with Work(outer) as several:
+            several.run(attend_one, some)
+
+    if options.top_k is None and key.shape[-2] < _LEAST_KEYS:
+        return out, reports
+    probes = range(n_heads)
+    if key.shape[-2] < _PLANS_ARE_DEAR and options.near is None and options.exact_below is None:
+        probes = range(0, n_heads, _HEADS_A_PROBE * (2 if key.shape[-2] < _PLANS_ARE_DEAR // 2 else 1))
+    run(probes)
+    others = sorted(set(range(n_heads)).difference(probes))
+    if all(reports[h].method == "exact" for h in probes):
+        for h in others:
+            reason = "approximation does not pay for the heads tried"
+            reports[h] = replace(reports[probes[0]], seconds=0.0, reason=reason)
+    else:
+        run(others)
     return out, reports
+
+
+def _float32(x: Tensor) -> np.ndarray:
+    """As an array with unit stride in the last axis."""
+    x = x.float()
+    rows: np.ndarray = (x if x.stride(-1) == 1 else x.contiguous()).numpy()
+    return rows
 
 
 def _near_and_far(
@@ -111,10 +119,10 @@ def _near_and_far(
 ) -> HeadReport:
     """Attend with one head, into (G, L, Ev), or report that the exact kernel should."""
     n_threads = work.num_threads
-    plan = make_plan(query.reshape(-1, query.shape[-1]), key, scale, options, n_threads)
+    seen = len(key) if stops is None else float(stops.mean())
+    plan = make_plan(query.reshape(-1, query.shape[-1]), key, seen, scale, options, n_threads)
     head = Head(query, key, value, stops, scale, options, plan, work)
     sample = Sample(head, options.random_state)
-    seen = len(key) if stops is None else float(stops.mean())
     if sample.empty:
         return HeadReport("exact", seen, 1.0, 0.0, 0.0, "too few keys before any query")
     flat = out.reshape(-1, out.shape[-1])

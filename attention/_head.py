@@ -23,7 +23,7 @@ BLOCK = 64  # queries that share a linear form
 ALL_NEAR = -1.0  # a threshold that every cell is above
 _CHUNK = 1024  # queries that a thread takes at once
 _REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
-_SEGMENT = 1024  # keys that causal attention takes exactly, at most
+_SEGMENT = 768  # keys that causal attention takes exactly, at most
 
 
 @dataclass(frozen=True)

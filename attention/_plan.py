@@ -26,8 +26,8 @@ _CELL_COORDINATES = 16
 _MOMENT_COORDINATES = 32
 _STRAY = 6.0  # times the mean squared distance to the own centre
 _MOST_STRAYS = 64
-_CELLS = 128  # for 16,384 keys
-_LEAST_CELLS, _MOST_CELLS = 64, 1024
+_CELLS = 128  # for 16,384 keys and a tolerance of 0.05
+_LEAST_CELLS, _MOST_CELLS = 32, 1024
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,12 @@ class Plan:
         return similar_order(self.place_queries(query), block)
 
 
-def make_plan(query: FloatArray, key: FloatArray, scale: float, options: AttentionOptions, num_threads: int) -> Plan:
-    """Plan from samples of the queries (n, E) and the keys (S, E) of a head."""
+def make_plan(
+    query: FloatArray, key: FloatArray, seen: float, scale: float, options: AttentionOptions, num_threads: int
+) -> Plan:
+    """Plan from samples of the queries (n, E) and the keys (S, E) of a head; a query sees `seen` keys on average."""
     rng = np.random.default_rng(options.random_state)
-    n_cells = cells_for(len(key))
+    n_cells = cells_for(seen, options.tolerance)
     queries = _finite(query[_some(rng, len(query), _SAMPLE)], "query") * np.float32(scale)
     keys = _finite(key[_some(rng, len(key), max(_SAMPLE, _SAMPLE_PER_CELL * n_cells))], "key")
     centered = keys[:_SAMPLE] - keys.mean(0)
@@ -123,9 +125,9 @@ def make_plan(query: FloatArray, key: FloatArray, scale: float, options: Attenti
     )
 
 
-def cells_for(n_keys: int) -> int:
+def cells_for(seen: float, tolerance: float) -> int:
     """How many cells: about what the estimate of all of them costs, the keys of near ones cost too."""
-    count = _CELLS * (n_keys / 16384) ** 0.4
+    count = _CELLS * (seen / 16384) ** 0.4 * max(0.5, 0.05 / tolerance) ** 0.6
     return int(np.clip(_LANES * round(count / _LANES), _LEAST_CELLS, _MOST_CELLS))
 
 

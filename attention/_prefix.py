@@ -80,7 +80,7 @@ def make_prefix(
     else:
         directions = min(DIRECTIONS, width) if options.directions == "auto" else options.directions
         planned_with = options.replace(directions=directions)
-        plan, planned = make_plan(query.reshape(-1, width), key, scale, planned_with, 1), n_keys
+        plan, planned = make_plan(query.reshape(-1, width), key, n_keys, scale, planned_with, 1), n_keys
     for_keys, for_queries = plan.moments or (None, None)
     field = Field(
         key,

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from attention import AttentionOptions, InvalidValueError, dci_attention
+from attention._head import _SEGMENT as SEGMENT
 from attention._head import ALL_NEAR, Head
 from attention._plan import make_plan
 from attention.reference import topk_attention
@@ -315,7 +316,7 @@ class TestFarField:
 def head_of(query, key, value, stops, options=ALWAYS, plan=None):
     arrays = [x.numpy() for x in (query, key[0], value[0])]
     scale = query.shape[-1] ** -0.5
-    plan = plan or make_plan(arrays[0].reshape(-1, query.shape[-1]), arrays[1], scale, options, 1)
+    plan = plan or make_plan(arrays[0].reshape(-1, query.shape[-1]), arrays[1], len(arrays[1]), scale, options, 1)
     return Head(*arrays, stops, scale, options, plan, Work(1)), plan
 
 
@@ -390,8 +391,8 @@ class TestCausality:
             assert all(s.boundary == 0 or s.boundary <= stops[s.start] - window for s in segments)
             assert all(a.boundary <= b.boundary for a, b in pairwise(segments))
             local = [stops[s.stop - 1] - s.boundary for s in segments]
-            assert len(segments) <= 2 + stops.max() / 1024  # however long the window
-            assert max(local) <= window + 2 * 1024 or stops.min() == stops.max()
+            assert len(segments) <= 2 + stops.max() / SEGMENT  # however long the window
+            assert max(local) <= window + 2 * SEGMENT or stops.min() == stops.max()
 
 
 class TestPinned:
@@ -689,11 +690,10 @@ class TestOptions:
         for found, wanted in zip(touched, (100, 400, 1024), strict=True):
             assert 0.7 * wanted < found - base.keys_touched + 1 < 1.3 * wanted + 20
 
-    def test_lower_tolerances_touch_more(self):
+    def test_a_low_tolerance_touches_more(self):
         tensors = smooth(8192, spread=3.0)
-        touched = [attend(*tensors, ALWAYS.replace(tolerance=t))[1].keys_touched for t in (0.2, 0.1, 0.05, 0.02)]
-        assert touched == sorted(touched)
-        assert touched[-1] > 1.5 * touched[0]
+        loose, tight = (attend(*tensors, ALWAYS.replace(tolerance=t))[1].keys_touched for t in (0.1, 0.01))
+        assert tight > 1.5 * loose
 
     def test_report(self):
         query, key, value = (x.expand(3, -1, -1) for x in smooth(3000))

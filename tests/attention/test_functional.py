@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from attention import AttentionOptions, _engine, dci_attention, functional
+from attention import AttentionOptions, HeadReport, _engine, dci_attention, functional
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 LENGTHS = [1, 2, 15, 16, 17, 1000]
@@ -240,7 +240,8 @@ class TestWhatTheEngineGets:
 
         def attend(query, key, value, stops, scale, options):
             calls.append((query, key, value, stops, scale, options))
-            return query.new_zeros((*query.shape[:-1], value.shape[-1])), [None] * len(key)
+            report = HeadReport("near+far", 1.0, 1.0, 0.0, 0.0, "made up")
+            return query.new_zeros((*query.shape[:-1], value.shape[-1])), [report] * len(key)
 
         monkeypatch.setattr(_engine, "attend", attend)
         return calls
@@ -255,7 +256,7 @@ class TestWhatTheEngineGets:
         dci_attention(query, key, value, options=self.ALWAYS)
         assert self.shapes(calls) == [((6, 1, 7, 8), (6, 9, 8), (6, 9, 5))]
         *tensors, stops, scale, options = calls[0]
-        assert {x.dtype for x in tensors} == {torch.float32}
+        assert {x.dtype for x in tensors} == {torch.bfloat16}  # no copies of all heads
         assert (stops, scale, options) == (None, pytest.approx(8**-0.5), self.ALWAYS)
 
     def test_grouped_and_broadcast_heads_share_their_keys(self, calls):
