@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dci._linalg import one_blas_thread
 from dci._threads import Work
 
 from . import _topk
@@ -81,7 +82,7 @@ def attend(
                 out[h] = mine
             reports[h] = replace(report, seconds=time.perf_counter() - begin)
 
-        with Work(outer) as several:
+        with one_blas_thread(), Work(outer) as several:
             several.run(attend_one, some)
 
     if options.top_k is None and key.shape[-2] < _LEAST_KEYS:

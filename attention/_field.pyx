@@ -105,7 +105,7 @@ cdef class Field(Moments):
                     self.local(scratch, stop_of, boundary, stops.shape[0], local_keys, local_values)
                 self.write(scratch, out)
                 for j in range(count):
-                    if scratch.off[j] and is_wanted(scratch, j):
+                    if scratch.off[j]:
                         rows_beyond[n_beyond] = order[start + j]
                         n_beyond += 1
         self.idle.append(scratch)

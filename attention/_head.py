@@ -22,7 +22,7 @@ from .options import AttentionOptions
 BLOCK = 64  # queries that share a linear form
 ALL_NEAR = -1.0  # a threshold that every cell is above
 _CHUNK = 1024  # queries that a thread takes at once
-_REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
+REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
 _SEGMENT = 768  # keys that causal attention takes exactly, at most
 
 
@@ -70,8 +70,8 @@ class Head:
         self.work = work
         self.window = options.window
         self._order: IdArray | None = None
-        self.reach = _REACH
-        self.beyond = 0.0  # share of the queries of the last call that were out of reach
+        self.reach = REACH
+        self.beyond: IdArray = np.empty(0, np.int32)  # rows of the last call that were out of reach
         self.keep_far = options.far_field is not False
         for_keys, for_queries = plan.moments or (None, None)
         self.field = Field(
@@ -151,8 +151,7 @@ class Head:
 
         starts = range(0, len(rows), size)
         self.work.run(attend, starts)
-        beyond = np.concatenate([done[start][1] for start in starts])
-        self.beyond = len(beyond) / len(rows)
+        beyond = self.beyond = np.concatenate([done[start][1] for start in starts])
         touched = sum(count for count, _ in done.values())
         if wanted is not None:
             beyond = beyond[np.isin(beyond, rows[wanted == 1])]

@@ -127,7 +127,7 @@ def make_plan(
 
 def cells_for(seen: float, tolerance: float) -> int:
     """How many cells: about what the estimate of all of them costs, the keys of near ones cost too."""
-    count = _CELLS * (seen / 16384) ** 0.4 * max(0.5, 0.05 / tolerance) ** 0.6
+    count = _CELLS * (seen / 16384) ** 0.4 * float(np.clip(0.05 / tolerance, 0.5, 1)) ** 0.6
     return int(np.clip(_LANES * round(count / _LANES), _LEAST_CELLS, _MOST_CELLS))
 
 

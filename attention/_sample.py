@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ._head import ALL_NEAR, BLOCK, Head, Segment
+from ._head import ALL_NEAR, BLOCK, REACH, Head, Segment
 from ._plan import FloatArray, IdArray
 
 Moments = tuple[float, tuple[FloatArray, ...]]
@@ -19,7 +19,12 @@ _SLOPE = 0.35  # of log error over log threshold, about
 _MOST, _LEAST = 0.2, 1e-4  # a cell with a fifth of the mass is near even where the sample does not ask for it
 _NONE_NEAR = 1e6
 _LOOKS = 5
-_BEYOND = 0.005  # at most this share of the queries is out of the reach of their blocks, and attends to every key
+# Queries out of the reach of their blocks attend to every key. Where that is dear, blocks reach further, if a sample of
+# those queries shows that the tolerance allows it.
+_DEAR, _CHEAP = 512, 256  # keys that this costs a query, on average over all
+_FURTHER = 1.5
+_ODD = 32  # rows of that sample
+_ODD_PART = 0.5  # of the tolerance
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,10 @@ class Sample:
 
     def __init__(self, head: Head, seed: int) -> None:
         self.head = head
-        rng = np.random.default_rng(seed)
+        self.rng = rng = np.random.default_rng(seed)
+        self.beyond: IdArray = np.empty(0, np.int32)  # sampled rows out of reach of their blocks
+        self.odd: IdArray = np.empty(0, np.int32)  # some that were, at first
+        self.odd_share = 0.0
         far = [segment for segment in head.segments() if segment.boundary > 0]
         self.empty = not far
         if self.empty:
@@ -80,17 +88,23 @@ class Sample:
             wanted[start + rng.choice(size, min(size, _ROWS), replace=False)] = 1
         return Part(segment, chosen, wanted, moments)
 
-    def measure(self, threshold: float) -> Found:
-        """Attend with the sampled blocks."""
-        head, touched, beyond = self.head, 0, 0.0
-        for part in self.parts:
+    def _attend(self, threshold: float, wanted: list[np.ndarray]) -> tuple[int, IdArray]:
+        """Attend with the blocks; return what the wanted rows touch, and the rows out of reach."""
+        head, touched, beyond = self.head, 0, []
+        for part, these in zip(self.parts, wanted, strict=True):
             if part.moments is not None:
                 head.field.restore(part.moments)
-            touched += head.attend(part.rows, part.segment, threshold, self.out, part.wanted)
-            touched -= int((part.wanted == 0).sum()) * head.field.n_cells
-            beyond += head.beyond / len(self.parts)
-        head.beyond = beyond
-        return Found(threshold, relative_error(self.out[self.chosen], self.exact), touched / len(self.chosen))
+            touched += head.attend(part.rows, part.segment, threshold, self.out, these)
+            touched -= int((these == 0).sum()) * head.field.n_cells
+            beyond.append(head.beyond)
+        return touched, np.concatenate(beyond)
+
+    def measure(self, threshold: float) -> Found:
+        """Attend with the sampled blocks."""
+        wanted = [part.wanted for part in self.parts]
+        touched, self.beyond = self._attend(threshold, wanted)
+        error = np.hypot(relative_error(self.out[self.chosen], self.exact), self._odd_error(self.out))
+        return Found(threshold, float(error), touched / sum(int(these.sum()) for these in wanted))
 
     @cached_property
     def exact_checked(self) -> FloatArray:
@@ -106,8 +120,7 @@ class Sample:
         threshold, slope = _FIRST, _SLOPE
         for _ in range(_LOOKS):
             look = self.measure(threshold)
-            while self.head.beyond > _BEYOND:
-                self.head.reach *= 4
+            if self.head.reach == REACH and self._reach_further(tolerance):
                 look = self.measure(threshold)
             if look.error <= tolerance:
                 good = look
@@ -126,6 +139,42 @@ class Sample:
             low, high = (good.threshold * 1.1 if good else _LEAST), (bad.threshold / 1.1 if bad else _MOST)
             threshold = float(np.clip(threshold, low, max(low, high)))
         return good or look
+
+    def _reach_further(self, tolerance: float) -> bool:
+        """Let blocks reach all but a few of the queries, unless those that only then are reached err too much."""
+        none = [np.zeros(len(part.rows), np.uint8) for part in self.parts]
+        keys_each, beyond = self.head.n_keys / sum(map(len, none)), self.beyond
+        if len(beyond) * keys_each <= _DEAR or len(self.odd):
+            return False
+        self.odd = np.sort(self.rng.choice(beyond, min(len(beyond), _ODD), replace=False))
+        self.odd_share = len(beyond) / sum(map(len, none))
+        while len(beyond) * keys_each > _CHEAP:
+            self.head.reach *= _FURTHER
+            _, beyond = self._attend(_FIRST, none)
+        odd = [np.isin(part.rows, self.odd) for part in self.parts]
+        self._attend(_FIRST, [these.view(np.uint8) for these in odd])
+        if self._odd_error(self.out, more=1) > _ODD_PART * tolerance:
+            self.head.reach, self.odd_share = REACH, 0.0
+            return False
+        for part, these in zip(self.parts, odd, strict=True):
+            part.wanted[these] = 1
+        return True
+
+    @cached_property
+    def _exact_odd(self) -> FloatArray:
+        return self.head.exact(self.odd)
+
+    def _odd_error(self, out: FloatArray, more: float = 0.0) -> float:
+        """Estimate what the queries that were out of reach at first bring to the relative L2 error.
+
+        With `more` standard errors of its square added.
+        """
+        if len(self.odd) == 0:
+            return 0.0
+        squares = np.square(out[self.odd] - self._exact_odd).sum(1, dtype=np.float64)
+        norm = np.square(self.exact).sum(dtype=np.float64) / len(self.exact)
+        total = squares.sum() + more * np.sqrt(np.square(squares).sum())
+        return float(np.sqrt(self.odd_share * total / len(squares) / max(norm, float(np.finfo(np.float32).tiny))))
 
     def search_size(self, size: float) -> Found:
         """Bisect for the threshold whose near field has about `size` keys, the cells and the segment not counted."""
@@ -147,7 +196,8 @@ class Sample:
         error = relative_error(out[self.checked], self.exact_checked)
         squares = np.square(out[self.checked] - self.exact_checked).sum(1, dtype=np.float64)
         total = max(float(squares.sum()), float(np.finfo(np.float32).tiny))
-        return error, error * float(np.sqrt(1 + np.sqrt(np.square(squares).sum()) / total))
+        bound = error * float(np.sqrt(1 + np.sqrt(np.square(squares).sum()) / total))
+        return float(np.hypot(error, self._odd_error(out))), float(np.hypot(bound, self._odd_error(out, more=1)))
 
 
 def relative_error(out: FloatArray, exact: FloatArray) -> float:

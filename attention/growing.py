@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dci._linalg import one_blas_thread
 from dci._threads import Work
 
 from ._buffers import Growing, Queries, Recent
@@ -282,7 +283,7 @@ class KeyValueIndex:
                 None if choices is None else choices[h],
             )
 
-        with Work(self.options.num_threads or torch.get_num_threads()) as work:
+        with one_blas_thread(), Work(self.options.num_threads or torch.get_num_threads()) as work:
             work.run(fold, [(b, h) for b in long for h in range(n_heads)])
         prefixes = [[made[b, h] for h in range(n_heads)] if b in long else None for b in range(batch)]
         self._prefixes, self._folded = prefixes, boundary

@@ -1,4 +1,4 @@
-"""What is asked of `dci`, read off the rows of a run: shown by the report, asserted by the full pytest suites.
+"""What is asked of `dci`, read off the rows of a run: shown by the report and by pytest, asserted but for times.
 
 `JUDGES` maps a suite to a function from its rows to bars; another package adds its own.
 """
@@ -29,7 +29,7 @@ class Bar:
     Attributes
     ----------
     timed : bool
-        Holds on whole data and a quiet machine only, not in smoke runs.
+        Holds on whole data and a quiet machine only, and is shown rather than asserted.
     """
 
     suite: str

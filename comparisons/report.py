@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from comparisons import bars, tables
+from comparisons import tables
 from comparisons.datasets import ComparisonError, optional
 from comparisons.results import Row, busy, merge
 from comparisons.suites import SUITES
@@ -85,10 +85,8 @@ def _page(
     if suspicious := busy(rows):
         shown = ", ".join(sorted({f"{row['suite']} on {row['data']}" for row in suspicious}))
         yield f'<p class="missed">The machine was busy: repeats differ by more than 20 % in {html.escape(shown)}.</p>\n'
-    if judged := bars.bars(rows):
-        yield "<h2>What was asked, and what came</h2>\n"
-        cells = [["yes" if bar.holds else "NO", bar.suite, bar.data, bar.asked, bar.reached] for bar in judged]
-        yield _table([["holds", "suite", "data", "asked", "reached"], *cells])
+    if judged := tables.judged(rows):
+        yield f"<h2>What was asked, and what came</h2>\n{_table(judged)}"
     for name, (title, caption, image) in figures.items():
         yield f'<h2>{html.escape(title)}</h2>\n<figure id="{name}">\n<img alt="{html.escape(title)}" '
         yield f'src="data:image/png;base64,{base64.b64encode(image).decode()}">\n'

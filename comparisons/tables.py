@@ -51,6 +51,12 @@ def unreached(rows: Sequence[Row], suite: str, data: str, wanted: float) -> list
     return [m for m in nearest.values() if m.rival not in final and m.recall < wanted]
 
 
+def judged(rows: Sequence[Row]) -> Table:
+    """Return what is asked of `dci` and what came, empty where nothing is asked."""
+    found = [["yes" if bar.holds else "NO", bar.suite, bar.data, bar.asked, bar.reached] for bar in bars.bars(rows)]
+    return [["holds", "suite", "data", "asked", "reached"], *found] if found else []
+
+
 def equal_recall(rows: Sequence[Row], suite: str = "knn") -> Table:
     """Return total times at equal recall, cheapest first; rivals that miss the recall come last."""
     table = [["data", "rival", "its setting", "recall", "total", "construction", "queries", "over dci", "spread"]]

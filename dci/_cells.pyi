@@ -1,3 +1,5 @@
+import numpy as np
+import numpy.typing as npt
 from typing_extensions import disjoint_base
 
 from ._types import FloatArray, IdArray
@@ -18,7 +20,7 @@ def nearest_by_region(
 class Cells:
     def __init__(
         self,
-        coordinates: FloatArray,
+        coordinates: FloatArray | npt.NDArray[np.int16],
         bias: FloatArray,
         ids: IdArray,
         first_panel: IdArray,
@@ -26,9 +28,24 @@ class Cells:
         centers: FloatArray,
         center_bias: FloatArray,
         n_centers: int,
+        steps: FloatArray | None = None,
     ) -> None: ...
     @property
-    def arrays(self) -> tuple[FloatArray, FloatArray, IdArray, IdArray, IdArray, FloatArray, FloatArray, int]: ...
+    def arrays(
+        self,
+    ) -> tuple[
+        FloatArray | npt.NDArray[np.int16],
+        FloatArray,
+        IdArray,
+        IdArray,
+        IdArray,
+        FloatArray,
+        FloatArray,
+        int,
+        FloatArray | None,
+    ]: ...
+    @property
+    def quantized(self) -> bool: ...
     @property
     def n_centers(self) -> int: ...
     @property

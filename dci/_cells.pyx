@@ -144,7 +144,7 @@ cdef class Cells:
 
     Parameters
     ----------
-    coordinates : (L, panels, m, 16) float32
+    coordinates : (L, panels, m, 16) float32 or int16
         Projections of the points on the m directions of each composite index; a cell starts a panel.
     bias : (L, panels * 16) float32
         What ranking by sum adds to -2 x'.q'; infinity in lanes that hold no point.
@@ -155,10 +155,19 @@ cdef class Cells:
     centers : (p, L * m, 16) float32
         Centres of the cells as panels; cells past the last centre are opened by every query.
     center_bias : (p * 16,) float32
+    steps : (L, panels * 16) float32, optional
+        What coordinates in int16 are multiples of.
     """
-    def __init__(self, coordinates, bias, ids, first_panel, sizes, centers, center_bias, n_centers):
-        self.arrays = (coordinates, bias, ids, first_panel, sizes, centers, center_bias, n_centers)
-        self.coordinates, self.bias, self.ids = coordinates, bias, ids
+    def __init__(self, coordinates, bias, ids, first_panel, sizes, centers, center_bias, n_centers,
+                 steps=None):
+        self.arrays = (coordinates, bias, ids, first_panel, sizes, centers, center_bias, n_centers,
+                       steps)
+        self.quantized = steps is not None
+        if self.quantized:
+            self.shorts, self.steps = coordinates, steps
+        else:
+            self.coordinates = coordinates
+        self.bias, self.ids = bias, ids
         self.first_panel, self.sizes = first_panel, sizes
         self.centers, self.center_bias = centers, center_bias
         self.n_centers, self.n_cells = n_centers, sizes.shape[0]

@@ -226,7 +226,7 @@ def _choose_plan(
     return Plan(
         np.ascontiguousarray(for_points[:, order]),
         np.ascontiguousarray(for_queries[:, order]),
-        kind, n_composite, n_simple, ranking, n_cells,
+        kind, n_composite, n_simple, ranking, n_cells, quantized=n_cells > 0 and ranking == "sum",
     )  # fmt: skip
 
 

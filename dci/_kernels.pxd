@@ -1,4 +1,4 @@
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "csrc/kernels.h" nogil:
@@ -21,6 +21,12 @@ cdef extern from "csrc/kernels.h" nogil:
                          Py_ssize_t dim, const float *panels, const float *bias,
                          Py_ssize_t n_panels, uint32_t position,
                          const uint8_t *allowed) noexcept nogil
+        void (*scan_short)(const float **rows, Reservoir **reservoirs, Py_ssize_t n_rows,
+                           Py_ssize_t dim, const int16_t *panels, const float *steps,
+                           const float *bias, Py_ssize_t n_panels, uint32_t position,
+                           const uint8_t *allowed) noexcept nogil
+        void (*widen)(const int16_t *panels, const float *steps, Py_ssize_t n_panels,
+                      Py_ssize_t dim, float *out) noexcept nogil
         void (*scan_max)(const float **rows, Reservoir **reservoirs, Py_ssize_t n_rows,
                          Py_ssize_t dim, const float *panels, Py_ssize_t n_panels,
                          uint32_t position, const uint8_t *allowed) noexcept nogil

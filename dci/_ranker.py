@@ -10,7 +10,7 @@ from ._embedding import Embedding
 from ._exact_search import block_rows, power_of_two
 from ._kernels import Reservoirs
 from ._rescore import METRICS, rescore
-from ._rows import Rows, pack, panels_of, project
+from ._rows import Rows, pack, pack_short, panels_of, project
 from ._threads import Work, blocks, even_blocks
 from ._types import FloatArray, IdArray
 from .cells import center_panels, k_means, nearest_of
@@ -37,6 +37,8 @@ class Plan:
     ranking : {"max", "sum"}
     n_cells : int
         Cells that points belong to; 0 for the flat algorithm.
+    quantized : bool
+        Coordinates are kept in 16 bits: half of the memory, which is what a single query waits for.
     """
 
     for_points: FloatArray
@@ -46,12 +48,14 @@ class Plan:
     n_simple: int
     ranking: str
     n_cells: int
+    quantized: bool = False
 
 
 class Ranker:
     """Projected points in cells.
 
-    Memory: L * m + 1 + L floats a point.  Time to build: n * L * m * (2 * width + n_cells) products.
+    Memory of a point: L * m numbers, of 16 bits if quantized, else of 32, and 2 L + 1 floats.
+    Time to build: n * L * m * (2 * width + n_cells) products.
     """
 
     def __init__(self, embedding: Embedding, plan: Plan, rng: np.random.Generator, work: Work) -> None:
@@ -124,8 +128,10 @@ class Ranker:
         position = np.arange(n) + np.repeat(first_panel[:-1] * LANES - start_of[:-1], sizes)
         ids[position] = order
         m, total = plan.n_simple, first_panel[-1]
-        coordinates = np.empty((plan.n_composite, total, m, LANES), np.float32)
+        shape = plan.n_composite, int(total), m, LANES
+        coordinates = np.empty(shape, np.int16 if plan.quantized else np.float32)
         bias = np.empty((plan.n_composite, total * LANES), np.float32)
+        steps = np.empty_like(bias) if plan.quantized else None
 
         def fill(block: tuple[int, int]) -> None:
             start, stop = block
@@ -134,10 +140,15 @@ class Ranker:
             rows = self.project_points(here)
             for composite in range(plan.n_composite):
                 first, last = composite * m, (composite + 1) * m
-                pack(rows, first, last, coordinates[composite, start:stop])
-                part = rows[:, first:last]
-                norms = 0.0 if self.embedding.product else np.einsum("ij,ij->i", part, part)
-                bias[composite, lanes] = np.where(here < 0, np.float32(np.inf), norms)
+                panels, norms = coordinates[composite, start:stop], bias[composite, lanes]
+                if steps is not None:
+                    pack_short(rows, first, last, panels, steps[composite, lanes], norms)
+                else:
+                    pack(rows, first, last, panels)
+                    np.einsum("ij,ij->i", rows[:, first:last], rows[:, first:last], out=norms)
+                if self.embedding.product:
+                    norms[:] = 0.0
+                norms[here < 0] = np.inf
                 if plan.ranking == "max":
                     mark_empty(coordinates[composite, start:stop], here)
             work.tick(int(np.count_nonzero(here >= 0)))
@@ -145,7 +156,7 @@ class Ranker:
         work.run(fill, blocks(int(total), _BLOCK // LANES))
         return Cells(
             coordinates, bias, ids, first_panel, sizes.astype(np.int32),
-            *center_panels(centers, self.embedding.product), n_centers,
+            *center_panels(centers, self.embedding.product), n_centers, steps,
         )  # fmt: skip
 
     def search(
@@ -169,7 +180,7 @@ class Ranker:
         n_composite = self.plan.n_composite
         sizes = None
         if allowed is not None:
-            _, _, ids, first_panel, _, _, _, _ = self.cells.arrays
+            _, _, ids, first_panel, *_ = self.cells.arrays
             allowed = (allowed[ids] & (ids >= 0)).view(np.uint8)
             counts = np.concatenate([[0], np.cumsum(allowed, dtype=np.int64)])[first_panel.astype(np.int64) * LANES]
             sizes = np.diff(counts).astype(np.int32)

@@ -6,14 +6,16 @@ and extra coordinate, and only ever a few rows exist in that form.
 import numpy as np
 
 from libc.float cimport FLT_MAX
-from libc.math cimport sqrt
-from libc.stdint cimport int32_t
+from libc.math cimport fabsf, sqrt
+from libc.stdint cimport int16_t, int32_t
 from libc.stdlib cimport free, malloc
 
 from ._kernels cimport LANES, table
 
 cdef enum:
     GROUP = 8  # rows that go through the kernel together
+
+cdef float SMALLEST = 1e-30  # a row whose coordinates are all less is packed as zeros
 
 
 cdef class Rows:
@@ -134,6 +136,40 @@ def pack(const float[:, ::1] coordinates, Py_ssize_t start, Py_ssize_t stop, flo
                     out[p, k, i] = 0
                 for i in range(n % LANES):
                     out[p, k, i] = coordinates[p * LANES + i, start + k]
+
+
+def pack_short(const float[:, ::1] coordinates, Py_ssize_t start, Py_ssize_t stop,
+               int16_t[:, :, ::1] out, float[::1] steps, float[::1] norms):
+    """Columns start:stop of rows as panels of int16, each row in steps of its own.
+
+    Parameters
+    ----------
+    coordinates : (p * 16, >= stop) float32
+    out : (p, stop - start, 16) int16, written
+    steps : (p * 16,) float32, written
+        What a row's integers are multiples of: 1 / 32767 of its largest coordinate.
+    norms : (p * 16,) float32, written
+        Squared norms of the rows as they are packed.
+    """
+    cdef Py_ssize_t n = coordinates.shape[0], i, k, p, lane
+    cdef const float *row
+    cdef float largest, step, inverse, norm
+    cdef int32_t number
+    with nogil:
+        for i in range(n):
+            p, lane, row, largest, norm = i // LANES, i % LANES, &coordinates[i, start], 0, 0
+            for k in range(stop - start):
+                largest = max(largest, fabsf(row[k]))
+            if largest < SMALLEST:
+                largest = 0
+            step = largest / 32767
+            inverse = 1 / step if largest > 0 else 0
+            for k in range(stop - start):
+                number = <int32_t>(row[k] * inverse + <float>32768.5) - 32768
+                out[p, k, lane] = <int16_t>number
+                norm += <float>(number * number)
+            steps[i] = step
+            norms[i] = norm * step * step
 
 
 def panels_of(coordinates):

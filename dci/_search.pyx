@@ -19,6 +19,7 @@ from ._kernels cimport (
 cdef enum:
     GROUP = 8
     SAMPLE = 16  # one panel in so many is sampled
+    WIDENED = 16  # panels that are floats for a while, for many rows
 
 cdef uint64_t LOW = 0xFFFFFFFF
 
@@ -35,6 +36,7 @@ cdef struct Batch:
     int32_t *members
     const float **rows    # scratch of one call of a kernel
     Reservoir **targets
+    float *widened
 
 
 cdef int open_cell(Batch *batch, Py_ssize_t cell, Py_ssize_t row) noexcept nogil:
@@ -124,15 +126,28 @@ cdef void sort_by_cell(Batch *batch, Py_ssize_t n_cells) noexcept nogil:
 
 cdef void rank_panels(Cells cells, Batch *batch, Py_ssize_t composite, Py_ssize_t count,
                       Py_ssize_t panel, Py_ssize_t n_panels) noexcept nogil:
-    cdef Py_ssize_t m = cells.n_simple
-    cdef const float *panels = &cells.coordinates[composite, panel, 0, 0]
+    cdef Py_ssize_t m = cells.n_simple, start, some
     cdef uint32_t position = <uint32_t>(panel * LANES)
     if batch.use_max:
-        table().scan_max(batch.rows, batch.targets, count, m, panels, n_panels, position,
+        table().scan_max(batch.rows, batch.targets, count, m,
+                         &cells.coordinates[composite, panel, 0, 0], n_panels, position,
                          batch.allowed)
-    else:
-        table().scan_sum(batch.rows, batch.targets, count, m, panels,
+    elif not cells.quantized:
+        table().scan_sum(batch.rows, batch.targets, count, m,
+                         &cells.coordinates[composite, panel, 0, 0],
                          &cells.bias[composite, position], n_panels, position, batch.allowed)
+    elif count < GROUP:
+        table().scan_short(batch.rows, batch.targets, count, m,
+                           &cells.shorts[composite, panel, 0, 0], &cells.steps[composite, position],
+                           &cells.bias[composite, position], n_panels, position, batch.allowed)
+    else:
+        for start from 0 <= start < n_panels by WIDENED:
+            some = min(<Py_ssize_t>WIDENED, n_panels - start)
+            position = <uint32_t>((panel + start) * LANES)
+            table().widen(&cells.shorts[composite, panel + start, 0, 0],
+                          &cells.steps[composite, position], some, m, batch.widened)
+            table().scan_sum(batch.rows, batch.targets, count, m, batch.widened,
+                             &cells.bias[composite, position], some, position, batch.allowed)
 
 
 cdef void scan(Cells cells, Batch *batch, Reservoir *reservoirs, Py_ssize_t sample) noexcept nogil:
@@ -232,7 +247,8 @@ def search(Cells cells, const float[:, ::1] queries, Py_ssize_t max_visits, bint
     batch.members = NULL
     batch.rows = <const float **>malloc(n_rows * sizeof(float *))
     batch.targets = <Reservoir **>malloc(n_rows * sizeof(Reservoir *))
-    if not (batch.opened and batch.offsets and batch.rows and batch.targets):
+    batch.widened = <float *>malloc(WIDENED * cells.n_simple * LANES * sizeof(float))
+    if not (batch.opened and batch.offsets and batch.rows and batch.targets and batch.widened):
         failed = -1
     else:
         with nogil:
@@ -255,6 +271,7 @@ def search(Cells cells, const float[:, ::1] queries, Py_ssize_t max_visits, bint
     free(batch.members)
     free(batch.rows)
     free(batch.targets)
+    free(batch.widened)
     if failed:
         raise MemoryError("open cells of a batch of queries")
 

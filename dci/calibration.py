@@ -171,7 +171,7 @@ def calibrate(
 
 def _visits_needed(ranker: Ranker, coordinates: FloatArray, positions: np.ndarray) -> np.ndarray:
     """Find the least `max_visits` with which a query opens each position's cell."""
-    _, _, _, first_panel, sizes, centers, center_bias, n_centers = ranker.cells.arrays
+    _, _, _, first_panel, sizes, centers, center_bias, n_centers, _ = ranker.cells.arrays
     cell = np.searchsorted(first_panel, positions // 16, side="right") - 1
     flat = centers.transpose(0, 2, 1).reshape(-1, centers.shape[1])[:n_centers]
     scores = center_bias[:n_centers] - 2.0 * multiply(coordinates[:, : centers.shape[1]], flat.T)

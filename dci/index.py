@@ -9,6 +9,7 @@ import numpy.typing as npt
 from . import _validate as check
 from ._engine import Engine, build
 from ._exact_search import ExactSearch
+from ._linalg import one_blas_thread
 from ._ranker import Ranker
 from ._threads import Work
 from ._types import BoolArray, FloatArray
@@ -153,7 +154,7 @@ class DCI:
         rng = check.check_random_state(self.random_state)
         threads = check.check_num_threads(self.num_threads)
         # Points pass twice: when they are assigned to cells and when they are copied there.
-        with Work(threads, 2 * len(points), "fit", "points", self.verbose) as work:
+        with one_blas_thread(), Work(threads, 2 * len(points), "fit", "points", self.verbose) as work:
             engine = build(points, absmax, sample, self._params, rng, work)
             work.finish()
         self._engine, self._absmax = engine, absmax

@@ -84,6 +84,14 @@ typedef struct {
                      ptrdiff_t dim, const float *panels, const float *bias, ptrdiff_t n_panels,
                      uint32_t position, const uint8_t *allowed);
 
+    /* scan_sum over panels of int16 that are multiples of steps[lane]; bit for bit as after `widen`. */
+    void (*scan_short)(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
+                       ptrdiff_t dim, const int16_t *panels, const float *steps, const float *bias,
+                       ptrdiff_t n_panels, uint32_t position, const uint8_t *allowed);
+
+    /* The same panels as floats: out[p][k][lane] = steps[p][lane] * panels[p][k][lane]. */
+    void (*widen)(const int16_t *panels, const float *steps, ptrdiff_t n_panels, ptrdiff_t dim, float *out);
+
     /* The papers' ranking: the score is max_k |rows[i][k] - panel lane[k]|. */
     void (*scan_max)(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
                      ptrdiff_t dim, const float *panels, ptrdiff_t n_panels, uint32_t position,

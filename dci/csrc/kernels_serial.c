@@ -32,6 +32,24 @@ static void scan_sum(const float *const *rows, dci_reservoir *const *reservoirs,
         }
 }
 
+static void scan_short(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
+                       ptrdiff_t dim, const int16_t *panels, const float *steps, const float *bias,
+                       ptrdiff_t n_panels, uint32_t position, const uint8_t *allowed) {
+    for (ptrdiff_t i = 0; i < n_rows; i++)
+        for (ptrdiff_t j = 0; j < n_panels * DCI_LANES; j++) {
+            const int16_t *lane = panels + j / DCI_LANES * dim * DCI_LANES + j % DCI_LANES;
+            float sum = bias[j];
+            for (ptrdiff_t k = 0; k < dim; k++) sum += rows[i][k] * (steps[j] * lane[k * DCI_LANES]);
+            push(reservoirs[i], sum, position + (uint32_t)j, allowed);
+        }
+}
+
+static void widen(const int16_t *panels, const float *steps, ptrdiff_t n_panels, ptrdiff_t dim, float *out) {
+    for (ptrdiff_t i = 0; i < n_panels * dim; i++)
+        for (ptrdiff_t lane = 0; lane < DCI_LANES; lane++)
+            out[i * DCI_LANES + lane] = steps[i / dim * DCI_LANES + lane] * panels[i * DCI_LANES + lane];
+}
+
 static void scan_max(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
                      ptrdiff_t dim, const float *panels, ptrdiff_t n_panels, uint32_t position,
                      const uint8_t *allowed) {
@@ -140,6 +158,6 @@ static float overlap(const float *a, float scale, const float *b, ptrdiff_t n) {
     return sum;
 }
 
-const dci_kernels dci_kernels_serial = {"serial", affine, scan_sum, scan_max, argmin, prepare, transpose, norm2,
-                                        absmax_bits, distance2, dot, combine, exponentials, largest,
+const dci_kernels dci_kernels_serial = {"serial", affine, scan_sum, scan_short, widen, scan_max, argmin, prepare, transpose,
+                                        norm2, absmax_bits, distance2, dot, combine, exponentials, largest,
                                         take_above, overlap};

@@ -14,74 +14,97 @@
 
 typedef float vfloat __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef int32_t vint __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef int16_t vshort __attribute__((vector_size(WIDTH * 2), aligned(2), may_alias));
 typedef double vdouble __attribute__((vector_size(WIDTH * 4), aligned(8), may_alias));
 typedef float vhalf __attribute__((vector_size(WIDTH * 2), aligned(4), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
 #define VECTORS (DCI_LANES / WIDTH)
+#define AT(r, v) acc[(r) * n_panels * VECTORS + (v)]
 #define ROW_BLOCK_BYTES (24 * 1024)
-#define PREFETCH_PANELS 4
+#define MOST_PANELS (ALONE > PANELS ? ALONE : PANELS)
+#define ALONE 4 /* panels that a single row meets at once, for as many chains of sums as hide their latency */
 
 INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
 INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
+INLINE vfloat load_short(const int16_t *p) {
+    return __builtin_convertvector(__builtin_convertvector(*(const vshort *)p, vint), vfloat);
+}
 
-/* acc[r][p * VECTORS + v]: the scores of n_rows rows against n_panels panels, both constants. */
-INLINE void tile_sum(const float *const *rows, int n_rows, ptrdiff_t dim, const float *panels,
-                     const float *bias, int n_panels, vfloat acc[ROWS][PANELS * VECTORS]) {
+/* Panels of floats or of int16, and for each of their lanes a bias and a step; NULL where a tile reads none. */
+typedef struct {
+    const float *floats;
+    const int16_t *shorts;
+    const float *steps, *bias;
+} points_at;
+
+INLINE points_at skip(points_at at, ptrdiff_t n_panels, ptrdiff_t dim) {
+    ptrdiff_t lanes = n_panels * DCI_LANES;
+    return (points_at){at.floats ? at.floats + lanes * dim : NULL, at.shorts ? at.shorts + lanes * dim : NULL,
+                       at.steps ? at.steps + lanes : NULL, at.bias ? at.bias + lanes : NULL};
+}
+
+/* AT(r, p * VECTORS + v): the scores of n_rows rows against n_panels panels, both constants. */
+INLINE void tile_sum(const float *const *rows, int n_rows, ptrdiff_t dim, points_at at, int n_panels,
+                     vfloat *acc) {
     UNROLL for (int v = 0; v < n_panels * VECTORS; v++) {
-        vfloat start = load(bias + v * WIDTH);
-        UNROLL for (int r = 0; r < n_rows; r++) acc[r][v] = start;
+        vfloat start = load(at.bias + v * WIDTH);
+        UNROLL for (int r = 0; r < n_rows; r++) AT(r, v) = start;
     }
     for (ptrdiff_t k = 0; k < dim; k++) {
-        vfloat points[PANELS * VECTORS];
-        UNROLL for (int v = 0; v < n_panels * VECTORS; v++)
-            points[v] = load(panels + v / VECTORS * dim * DCI_LANES + k * DCI_LANES + v % VECTORS * WIDTH);
+        vfloat points[MOST_PANELS * VECTORS];
+        UNROLL for (int v = 0; v < n_panels * VECTORS; v++) {
+            ptrdiff_t place = v / VECTORS * dim * DCI_LANES + k * DCI_LANES + v % VECTORS * WIDTH;
+            if (at.shorts) points[v] = load_short(at.shorts + place) * load(at.steps + v * WIDTH);
+            else points[v] = load(at.floats + place);
+        }
         if (n_rows == 1) /* nothing else hides the way to memory */
-            UNROLL for (int p = 0; p < n_panels; p++)
-                __builtin_prefetch(panels + (p + PREFETCH_PANELS) * dim * DCI_LANES + k * DCI_LANES);
+            UNROLL for (int p = 0; p < n_panels; p++) {
+                ptrdiff_t place = (p + n_panels) * dim * DCI_LANES + k * DCI_LANES;
+                if (!at.shorts) __builtin_prefetch(at.floats + place);
+                else if (k % 2 == 0) __builtin_prefetch(at.shorts + place);
+            }
         UNROLL for (int r = 0; r < n_rows; r++) {
             float q = rows[r][k];
-            UNROLL for (int v = 0; v < n_panels * VECTORS; v++) acc[r][v] += points[v] * q;
+            UNROLL for (int v = 0; v < n_panels * VECTORS; v++) AT(r, v) += points[v] * q;
         }
     }
 }
 
-INLINE void tile_max(const float *const *rows, int n_rows, ptrdiff_t dim, const float *panels,
-                     const float *bias, int n_panels, vfloat acc[ROWS][PANELS * VECTORS]) {
-    (void)bias;
+INLINE void tile_max(const float *const *rows, int n_rows, ptrdiff_t dim, points_at at, int n_panels,
+                     vfloat *acc) {
     UNROLL for (int r = 0; r < n_rows; r++)
-        UNROLL for (int v = 0; v < n_panels * VECTORS; v++) acc[r][v] = (vfloat){0};
+        UNROLL for (int v = 0; v < n_panels * VECTORS; v++) AT(r, v) = (vfloat){0};
     for (ptrdiff_t k = 0; k < dim; k++) {
-        vfloat points[PANELS * VECTORS];
+        vfloat points[MOST_PANELS * VECTORS];
         UNROLL for (int v = 0; v < n_panels * VECTORS; v++)
-            points[v] = load(panels + v / VECTORS * dim * DCI_LANES + k * DCI_LANES + v % VECTORS * WIDTH);
+            points[v] = load(at.floats + v / VECTORS * dim * DCI_LANES + k * DCI_LANES + v % VECTORS * WIDTH);
         UNROLL for (int r = 0; r < n_rows; r++) {
             vfloat q = rows[r][k] - (vfloat){0};
             UNROLL for (int v = 0; v < n_panels * VECTORS; v++) {
                 vfloat gap = (vfloat)((vint)(q - points[v]) & 0x7fffffff);
                 /* Neither is negative, so their bits order as they do. */
-                vint larger = (vint)gap > (vint)acc[r][v];
-                acc[r][v] = (vfloat)(((vint)gap & larger) | ((vint)acc[r][v] & ~larger));
+                vint larger = (vint)gap > (vint)AT(r, v);
+                AT(r, v) = (vfloat)(((vint)gap & larger) | ((vint)AT(r, v) & ~larger));
             }
         }
     }
 }
 
-typedef void tile_function(const float *const *, int, ptrdiff_t, const float *, const float *, int,
-                           vfloat[ROWS][PANELS * VECTORS]);
+typedef void tile_function(const float *const *, int, ptrdiff_t, points_at, int, vfloat *);
 
 /* Push the scores of the first n_pushed of the tile's rows. */
-INLINE void push_tile(vfloat acc[ROWS][PANELS * VECTORS], dci_reservoir *const *reservoirs,
+INLINE void push_tile(vfloat *acc, dci_reservoir *const *reservoirs,
                       int n_rows, int n_pushed, int n_panels, uint32_t position,
                       const uint8_t *allowed) {
     UNROLL for (int r = 0; r < n_rows; r++) {
         if (r >= n_pushed) return;
         UNROLL for (int v = 0; v < n_panels * VECTORS; v++) {
-            uint32_t mask = below_mask(acc[r][v], reservoirs[r]->tau);
+            uint32_t mask = below_mask(AT(r, v), reservoirs[r]->tau);
             if (__builtin_expect(mask == 0, 1)) continue;
             float scores[WIDTH];
-            store(scores, acc[r][v]);
+            store(scores, AT(r, v));
             do {
                 int lane = __builtin_ctz(mask);
                 uint32_t where = position + (uint32_t)(v * WIDTH + lane);
@@ -95,59 +118,79 @@ INLINE void push_tile(vfloat acc[ROWS][PANELS * VECTORS], dci_reservoir *const *
 /* Any number of rows against one or PANELS panels. */
 INLINE void scan_panels(tile_function *tile, const float *const *rows,
                         dci_reservoir *const *reservoirs, ptrdiff_t n_rows, ptrdiff_t dim,
-                        const float *panels, const float *bias, int n_panels, uint32_t position,
-                        const uint8_t *allowed) {
-    vfloat acc[ROWS][PANELS * VECTORS];
+                        points_at at, int n_panels, uint32_t position, const uint8_t *allowed) {
+    vfloat acc[ROWS * PANELS * VECTORS];
     ptrdiff_t i = 0;
     for (; i + 1 < n_rows; i += ROWS) {
         const float *group[ROWS]; /* a short group is filled with its last row */
         int count = n_rows - i < ROWS ? (int)(n_rows - i) : ROWS;
         for (int r = 0; r < ROWS; r++) group[r] = rows[i + (r < count ? r : count - 1)];
-        tile(group, ROWS, dim, panels, bias, n_panels, acc);
+        tile(group, ROWS, dim, at, n_panels, acc);
         push_tile(acc, reservoirs + i, ROWS, count, n_panels, position, allowed);
     }
     if (i < n_rows) {
-        tile(rows + i, 1, dim, panels, bias, n_panels, acc);
+        tile(rows + i, 1, dim, at, n_panels, acc);
         push_tile(acc, reservoirs + i, 1, 1, n_panels, position, allowed);
     }
 }
 
 /* A block of rows stays in the first-level cache while the panels pass by. */
 INLINE void scan(tile_function *tile, const float *const *rows, dci_reservoir *const *reservoirs,
-                 ptrdiff_t n_rows, ptrdiff_t dim, const float *panels, const float *bias,
-                 ptrdiff_t n_panels, uint32_t position, const uint8_t *allowed) {
+                 ptrdiff_t n_rows, ptrdiff_t dim, points_at at, ptrdiff_t n_panels,
+                 uint32_t position, const uint8_t *allowed) {
     ptrdiff_t block = ROW_BLOCK_BYTES / 4 / dim / ROWS * ROWS;
     if (block < ROWS) block = ROWS;
     for (ptrdiff_t i = 0; i < n_rows; i += block) {
         ptrdiff_t count = n_rows - i < block ? n_rows - i : block, p = 0;
+        for (; count == 1 && p + ALONE <= n_panels; p += ALONE)
+            scan_panels(tile, rows + i, reservoirs + i, 1, dim, skip(at, p, dim), ALONE,
+                        position + (uint32_t)p * DCI_LANES, allowed);
         for (; p + PANELS <= n_panels; p += PANELS)
-            scan_panels(tile, rows + i, reservoirs + i, count, dim, panels + p * dim * DCI_LANES,
-                        bias + p * DCI_LANES, PANELS, position + (uint32_t)p * DCI_LANES, allowed);
+            scan_panels(tile, rows + i, reservoirs + i, count, dim, skip(at, p, dim), PANELS,
+                        position + (uint32_t)p * DCI_LANES, allowed);
         for (; p < n_panels; p++)
-            scan_panels(tile, rows + i, reservoirs + i, count, dim, panels + p * dim * DCI_LANES,
-                        bias + p * DCI_LANES, 1, position + (uint32_t)p * DCI_LANES, allowed);
+            scan_panels(tile, rows + i, reservoirs + i, count, dim, skip(at, p, dim), 1,
+                        position + (uint32_t)p * DCI_LANES, allowed);
     }
 }
 
 static void scan_sum(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
                      ptrdiff_t dim, const float *panels, const float *bias, ptrdiff_t n_panels,
                      uint32_t position, const uint8_t *allowed) {
-    scan(tile_sum, rows, reservoirs, n_rows, dim, panels, bias, n_panels, position, allowed);
+    points_at at = {panels, NULL, NULL, bias};
+    scan(tile_sum, rows, reservoirs, n_rows, dim, at, n_panels, position, allowed);
+}
+
+static void scan_short(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
+                       ptrdiff_t dim, const int16_t *panels, const float *steps, const float *bias,
+                       ptrdiff_t n_panels, uint32_t position, const uint8_t *allowed) {
+    points_at at = {NULL, panels, steps, bias};
+    scan(tile_sum, rows, reservoirs, n_rows, dim, at, n_panels, position, allowed);
+}
+
+static void widen(const int16_t *panels, const float *steps, ptrdiff_t n_panels, ptrdiff_t dim, float *out) {
+    for (ptrdiff_t i = 0; i < n_panels * dim; i++)
+        UNROLL for (int v = 0; v < VECTORS; v++) {
+            ptrdiff_t place = i * DCI_LANES + v * WIDTH;
+            store(out + place, load_short(panels + place) * load(steps + i / dim * DCI_LANES + v * WIDTH));
+        }
 }
 
 static void scan_max(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
                      ptrdiff_t dim, const float *panels, ptrdiff_t n_panels, uint32_t position,
                      const uint8_t *allowed) {
-    scan(tile_max, rows, reservoirs, n_rows, dim, panels, panels, n_panels, position, allowed);
+    points_at at = {panels, NULL, NULL, NULL};
+    scan(tile_max, rows, reservoirs, n_rows, dim, at, n_panels, position, allowed);
 }
 
 INLINE void affine_tile(const float *const *rows, int n_rows, int n_stored, ptrdiff_t dim, const float *panels,
                         const float *bias, int n_panels, float *out, ptrdiff_t out_stride) {
-    vfloat acc[ROWS][PANELS * VECTORS];
-    tile_sum(rows, n_rows, dim, panels, bias, n_panels, acc);
+    vfloat acc[ROWS * PANELS * VECTORS];
+    points_at at = {panels, NULL, NULL, bias};
+    tile_sum(rows, n_rows, dim, at, n_panels, acc);
     UNROLL for (int r = 0; r < n_rows; r++) {
         if (r >= n_stored) return;
-        UNROLL for (int v = 0; v < n_panels * VECTORS; v++) store(out + r * out_stride + v * WIDTH, acc[r][v]);
+        UNROLL for (int v = 0; v < n_panels * VECTORS; v++) store(out + r * out_stride + v * WIDTH, AT(r, v));
     }
 }
 
@@ -299,5 +342,5 @@ static double dot(const float *a, const float *b, ptrdiff_t dim) {
 
 #include "softmax.h"
 
-const dci_kernels KERNELS = {ISA, affine, scan_sum, scan_max, argmin, prepare, transpose, norm2,
-                             absmax_bits, distance2, dot, combine, exponentials, largest, take_above, overlap};
+const dci_kernels KERNELS = {ISA, affine, scan_sum, scan_short, widen, scan_max, argmin, prepare,
+                             transpose, norm2, absmax_bits, distance2, dot, combine, exponentials, largest, take_above, overlap};

@@ -73,7 +73,7 @@ def ranked(index, Q, keep, visits=None, allowed=None):
 
 def cells_of(index):
     """Cell of each point, and the centres (cells, L * m)."""
-    _, _, ids, first_panel, _, centers, _, n_centers = index._engine.ranker.cells.arrays
+    _, _, ids, first_panel, _, centers, _, n_centers, _ = index._engine.ranker.cells.arrays
     cell_of = np.empty(index.n_points, int)
     cell_of[ids[ids >= 0]] = np.searchsorted(first_panel, np.flatnonzero(ids >= 0) // LANES, side="right") - 1
     return cell_of, centers.transpose(0, 2, 1).reshape(-1, centers.shape[1])[:n_centers]
