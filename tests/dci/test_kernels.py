@@ -92,6 +92,20 @@ def test_equal_scores_keep_the_lowest_positions():
     np.testing.assert_array_equal(_search.positions(reservoirs, 7), [list(range(7))] * 2)
 
 
+@pytest.mark.parametrize("m", [1, 7, 16, 33])
+def test_pack_short_rounds_each_row_to_steps_of_its_own(m):
+    rows = normal(32, m + 2) * np.float32(10.0) ** np.arange(-16, 16, dtype=np.float32)[:, None]
+    rows[3], rows[4] = 0.0, 1e-35
+    panels, (steps, norms) = np.empty((2, m, 16), np.int16), np.empty((2, 32), np.float32)
+    _rows.pack_short(rows, 1, m + 1, panels, steps, norms)
+    unpacked = np.moveaxis(panels, 2, 1).reshape(32, m) * steps[:, None].astype(float)
+    expected = rows[:, 1 : m + 1].astype(float)
+    largest = np.abs(expected).max(1, keepdims=True)
+    assert (np.abs(unpacked - expected) <= largest / 65_000 + 1e-30).all()
+    np.testing.assert_allclose(norms, np.square(unpacked).sum(1), rtol=1e-5)
+    assert not unpacked[3:5].any()
+
+
 @pytest.mark.parametrize("n_centers", [1, 2, 7, 8, 15, 16, 17, 40, 129])
 def test_nearest_takes_the_first_of_the_nearest(n_centers):
     coordinates, centers = normal(23, 6), normal(n_centers, 6, seed=1)

@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import dci
+from dci._linalg import one_blas_thread
 
 OPTIONS = [
     {},
@@ -176,3 +178,18 @@ def test_ctrl_c_stops_within_a_second(job):
         process.kill()
     assert process.returncode != 0
     assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_one_blas_thread_ends_with_the_last():
+    def of_blas():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        before = of_blas()
+        first, second = one_blas_thread(), one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert of_blas() == {1}
+        second.__exit__(None, None, None)
+        assert of_blas() == before
