@@ -145,10 +145,13 @@ class DCIAttention(Attention):
     def grid(cls, length: int, width: int) -> list[Arguments]:
         return [{"tolerance": tolerance} for tolerance in (0.2, 0.1, 0.05, 0.02)]
 
+    def __init__(self, threads: int, causal: bool = False, **settings: Any) -> None:
+        super().__init__(threads, causal, **settings)
+        self.options = AttentionOptions(num_threads=threads, **settings)  # made once, as a user does
+
     def attend(self, query: Tensor) -> Tensor:
-        options = AttentionOptions(num_threads=self.threads, **self.settings)
         out, self.report = dci_attention(
-            query[None], self.k[None], self.v[None], is_causal=self.causal, options=options, return_report=True
+            query[None], self.k[None], self.v[None], is_causal=self.causal, options=self.options, return_report=True
         )
         return out[0]
 
@@ -170,9 +173,8 @@ class RankedTopK(DCIAttention):
     def grid(cls, length: int, width: int) -> list[Arguments]:
         return [{"top_k": max(1, int(share * length))} for share in SHARES]
 
-    def attend(self, query: Tensor) -> Tensor:
-        self.settings = {"far_field": False, "embedding": self.embedding} | self.settings
-        return super().attend(query)
+    def __init__(self, threads: int, causal: bool = False, **settings: Any) -> None:
+        super().__init__(threads, causal, **{"far_field": False, "embedding": self.embedding} | settings)
 
 
 class IceFormer(RankedTopK):
