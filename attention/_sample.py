@@ -22,7 +22,7 @@ _LOOKS = 5
 # Queries out of the reach of their blocks attend to every key. Where that is dear, blocks reach further, if a sample of
 # those queries shows that the tolerance allows it.
 _DEAR, _CHEAP = 512, 256  # keys that this costs a query, on average over all
-_FURTHER = 1.5
+_FURTHER, _STEPS = 1.5, 8
 _ODD = 32  # rows of that sample
 _ODD_PART = 0.5  # of the tolerance
 
@@ -148,12 +148,14 @@ class Sample:
             return False
         self.odd = np.sort(self.rng.choice(beyond, min(len(beyond), _ODD), replace=False))
         self.odd_share = len(beyond) / sum(map(len, none))
-        while len(beyond) * keys_each > _CHEAP:
+        for _ in range(_STEPS):
             self.head.reach *= _FURTHER
             _, beyond = self._attend(_FIRST, none)
+            if len(beyond) * keys_each <= _CHEAP:
+                break
         odd = [np.isin(part.rows, self.odd) for part in self.parts]
         self._attend(_FIRST, [these.view(np.uint8) for these in odd])
-        if self._odd_error(self.out, more=1) > _ODD_PART * tolerance:
+        if len(beyond) * keys_each > _CHEAP or self._odd_error(self.out, more=1) > _ODD_PART * tolerance:
             self.head.reach, self.odd_share = REACH, 0.0
             return False
         for part, these in zip(self.parts, odd, strict=True):
@@ -191,7 +193,8 @@ class Sample:
     def check(self, out: FloatArray) -> tuple[float, float]:
         """Relative L2 error of an output (G * L, Ev) on queries that had no part in the search, and a bound for others.
 
-        The bound is one standard error more: where few queries make up the error, others may bring more of it.
+        Odd queries are too few for these; their sample, which the search saw, is counted as well. The bound is one
+        standard error more: where few queries make up the error, others may bring more of it.
         """
         error = relative_error(out[self.checked], self.exact_checked)
         squares = np.square(out[self.checked] - self.exact_checked).sum(1, dtype=np.float64)

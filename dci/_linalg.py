@@ -21,6 +21,7 @@ _limit: Any = None  # of the first of them
 
 @cache
 def _pools() -> ThreadpoolController:
+    """Look for the libraries, NumPy's among them, once: it takes a millisecond."""
     return ThreadpoolController()
 
 
@@ -51,7 +52,8 @@ def _forget() -> None:
     _lock, _inside = threading.Lock(), 0
 
 
-os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -690,6 +690,13 @@ class TestOptions:
         for found, wanted in zip(touched, (100, 400, 1024), strict=True):
             assert 0.7 * wanted < found - base.keys_touched + 1 < 1.3 * wanted + 20
 
+    def test_lower_tolerances_touch_more(self, monkeypatch):
+        monkeypatch.setattr("attention._plan.cells_for", lambda *_: 96)  # more of them for a lower one, otherwise
+        tensors = smooth(8192, spread=3.0)
+        touched = [attend(*tensors, ALWAYS.replace(tolerance=t))[1].keys_touched for t in (0.2, 0.1, 0.05, 0.02)]
+        assert touched == sorted(touched)
+        assert touched[-1] > 1.5 * touched[0]
+
     def test_a_low_tolerance_touches_more(self):
         tensors = smooth(8192, spread=3.0)
         loose, tight = (attend(*tensors, ALWAYS.replace(tolerance=t))[1].keys_touched for t in (0.1, 0.01))
