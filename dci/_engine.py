@@ -42,6 +42,8 @@ class Engine:
         What a ranked query may cost, in ns; above that exact search is the better way.
     held_out, held_out_absmax, held_out_ids
         Queries of the calibration, and their rows of X if they are points themselves.
+    known : (some, k)
+        True neighbours of the first held-out queries.
     """
 
     X: FloatArray
@@ -52,6 +54,7 @@ class Engine:
     held_out: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     held_out_absmax: float = 0.0
     held_out_ids: IdArray | None = None
+    known: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int64))
     calibrations: dict[tuple[int, int], Calibration] = field(default_factory=dict)
 
     def calibration(self, ranker: Ranker, k: int, effort: int, work: Work) -> Calibration:
@@ -59,18 +62,22 @@ class Engine:
         size = _MAX_K
         while size < k:
             size *= 2
-        key = min(size, self._most_neighbours()), effort
+        key = min(size, self.most_neighbours()), effort
         if key not in self.calibrations:
-            self.calibrations[key] = self._calibrate(ranker, self._neighbours(key[0], work), effort, work)
+            self.calibrations[key] = self._calibrate(ranker, self.neighbours(key[0], work), effort, work)
         return self.calibrations[key]
 
-    def _most_neighbours(self) -> int:
+    def most_neighbours(self) -> int:
+        """Return how many a held-out query can have: not itself."""
         return len(self.X) - (self.held_out_ids is not None)
 
-    def _neighbours(self, k: int, work: Work, some: slice = slice(None)) -> np.ndarray:
-        """Find the k true nearest neighbours of (some of) the held-out queries."""
-        own = None if self.held_out_ids is None else self.held_out_ids[some]
-        return self.exact.search(self.held_out[some], self.held_out_absmax, k, work.silent(), exclude=own)[1]
+    def neighbours(self, k: int, work: Work, count: int = _HELD_OUT) -> np.ndarray:
+        """Find the k true nearest neighbours of the first `count` held-out queries."""
+        known = self.known[:, :k] if self.known.shape[1] >= k else np.empty((0, k), np.int64)
+        rest = slice(len(known), count)
+        own = None if self.held_out_ids is None else self.held_out_ids[rest]
+        found = self.exact.search(self.held_out[rest], self.held_out_absmax, k, work.silent(), exclude=own)[1]
+        return np.concatenate([known, found])
 
     def _calibrate(self, ranker: Ranker, truth: np.ndarray, effort: int, work: Work) -> Calibration:
         visits, candidates = self._generous(ranker, truth.shape[1], effort)
@@ -81,7 +88,7 @@ class Engine:
 
     def budget(self, k: int, recall: float, work: Work) -> Budget | None:
         """Return the budget that reaches `recall` at k, None where exact search is the better way."""
-        if self.ranker is None or recall == 1.0 or k > self._most_neighbours():
+        if self.ranker is None or recall == 1.0 or k > self.most_neighbours():
             return None
         if exact_cost(*self.X.shape) < _TINY_NS:  # too few to save anything, or to calibrate on
             return Budget(len(self.X), len(self.X), 1.0)
@@ -166,7 +173,7 @@ def build(
         return engine
     engine.ranker = Ranker(embedding, plan, rng, work)
     if params.all_auto:
-        k = min(_PILOT_K, engine._most_neighbours())
+        k = min(_PILOT_K, engine.most_neighbours())
         if engine.budget(k, params.recall, work) is None:
             engine.ranker = None
             engine.reason = "ranking was measured not to pay"
@@ -254,12 +261,12 @@ def _pilot(
     a rank of about s * n / S.
     """
     n, dim = engine.X.shape
-    some = slice(0, _PILOT_QUERIES)
-    held_out = engine.held_out[some]
+    held_out = engine.held_out[:_PILOT_QUERIES]
     rows = embedding.queries(held_out, engine.held_out_absmax)
     q = multiply(prepared(rows, np.arange(len(held_out))), for_queries)
-    k = min(_PILOT_K, engine._most_neighbours())
-    near_ids = engine._neighbours(k, work, some).astype(np.int32)
+    k = min(_PILOT_K, engine.most_neighbours())
+    engine.known = engine.neighbours(min(_MAX_K, engine.most_neighbours()), work, len(held_out))
+    near_ids = engine.known[:, :k].astype(np.int32)
     near = multiply(prepared(embedding.points, near_ids.ravel()), for_points).reshape(
         *near_ids.shape, for_points.shape[1]
     )
