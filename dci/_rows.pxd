@@ -7,3 +7,4 @@ cdef class Rows:
     cdef readonly Py_ssize_t size, width
     cdef tuple arguments
     cdef void prepare(self, Py_ssize_t i, float *out) noexcept nogil
+    cdef void fetch(self, Py_ssize_t i, Py_ssize_t lines) noexcept nogil

@@ -14,6 +14,11 @@ from ._kernels cimport LANES, table
 
 cdef enum:
     GROUP = 8  # rows that go through the kernel together
+    MAX_LINES = 16  # cache lines of a row fetched ahead; from there the processor goes on
+    IN_FLIGHT = 64  # cache lines fetched ahead in all
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
 
 cdef float SMALLEST = 1e-30  # a row whose coordinates are all less is packed as zeros
 
@@ -53,6 +58,12 @@ cdef class Rows:
         table().prepare(&self.data[i, 0], dim, scale, &self.center[0], out)
         if self.extra is not None:
             out[dim] = self.extra[i] - self.center[dim]
+
+    cdef void fetch(self, Py_ssize_t i, Py_ssize_t lines) noexcept nogil:
+        """Ask memory for the first lines of a row."""
+        cdef Py_ssize_t line
+        for line in range(lines):
+            prefetch(&self.data[i, 0] + line * 16)
 
 
 def prepared(Rows rows, ids):
@@ -94,6 +105,7 @@ def project(Rows rows, const int32_t[::1] ids, const float[:, :, ::1] panels,
     out : (b, p * 16) float32
     """
     cdef Py_ssize_t n = ids.shape[0], width = rows.width
+    cdef Py_ssize_t lines = min(<Py_ssize_t>MAX_LINES, width // 16 + 1), ahead = IN_FLIGHT // lines
     cdef Py_ssize_t first, i, j, k, count
     cdef float *scratch
     cdef const float *group[GROUP]
@@ -109,6 +121,8 @@ def project(Rows rows, const int32_t[::1] ids, const float[:, :, ::1] panels,
             i = first * GROUP
             count = min(<Py_ssize_t>GROUP, n - i)
             for j in range(count):
+                if i + j + ahead < n and ids[i + j + ahead] >= 0:
+                    rows.fetch(ids[i + j + ahead], lines)
                 if ids[i + j] >= 0:
                     rows.prepare(ids[i + j], scratch + j * width)
                 else:

@@ -8,6 +8,6 @@
 #define ISA "avx512"
 #define below_mask(scores, tau) \
     ((uint32_t)_mm512_cmp_ps_mask((__m512)(scores), _mm512_set1_ps(tau), _CMP_LT_OQ))
-#define any_lane(truth) (_mm512_movepi32_mask((__m512i)(truth)) != 0)
+#define lane_bits(truth) ((uint32_t)_mm512_movepi32_mask((__m512i)(truth)))
 #define minimum(a, b) ((vfloat)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #include "simd.h"

@@ -13,6 +13,6 @@ static inline uint32_t truth_bits(uint32x4_t truth) {
 }
 
 #define below_mask(scores, tau) truth_bits(vcltq_f32((float32x4_t)(scores), vdupq_n_f32(tau)))
-#define any_lane(truth) (vmaxvq_u32((uint32x4_t)(truth)) != 0)
+#define lane_bits(truth) truth_bits((uint32x4_t)(truth))
 #define minimum(a, b) ((vfloat)vminq_f32((float32x4_t)(a), (float32x4_t)(b)))
 #include "simd.h"

@@ -4,7 +4,7 @@
  *   WIDTH       floats in a register
  *   ROWS        rows of a full tile, PANELS panels of a full tile
  *   below_mask(scores, tau)   bit i set where scores[i] < tau
- *   any_lane(truth)           whether any lane of a comparison is true
+ *   lane_bits(truth)          bit i set where lane i of a comparison is true
  *   minimum(a, b)             lane by lane
  *   KERNELS     name of the table, ISA its public name
  * A tile keeps ROWS x PANELS x (DCI_LANES / WIDTH) accumulators in registers over the whole of dim;
@@ -30,6 +30,21 @@ INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
 INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
 INLINE vfloat load_short(const int16_t *p) {
     return __builtin_convertvector(__builtin_convertvector(*(const vshort *)p, vint), vfloat);
+}
+
+INLINE float sum_of_lanes(vfloat v) {
+    float lanes[WIDTH];
+    store(lanes, v);
+    UNROLL for (int half = WIDTH / 2; half; half /= 2)
+        UNROLL for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+INLINE float least_of_lanes(vfloat v) {
+    float lanes[WIDTH];
+    store(lanes, v);
+    UNROLL for (int half = WIDTH / 2; half; half /= 2)
+        UNROLL for (int i = 0; i < half; i++) lanes[i] = lanes[i] < lanes[i + half] ? lanes[i] : lanes[i + half];
+    return lanes[0];
 }
 
 /* Panels of floats or of int16, and for each of their lanes a bias and a step; NULL where a tile reads none. */
@@ -225,12 +240,10 @@ static ptrdiff_t argmin(const float *values, ptrdiff_t n) {
         vfloat least[2] = {load(values), load(values + WIDTH)};
         for (i = 2 * WIDTH; i + 2 * WIDTH <= n; i += 2 * WIDTH)
             UNROLL for (int h = 0; h < 2; h++) least[h] = minimum(load(values + i + h * WIDTH), least[h]);
-        least[0] = minimum(least[0], least[1]);
-        float smallest = least[0][0];
-        for (int lane = 1; lane < WIDTH; lane++)
-            if (least[0][lane] < smallest) smallest = least[0][lane];
-        while (best + WIDTH < i && !any_lane(load(values + best) == smallest)) best += WIDTH;
-        while (best + 1 < i && values[best] != smallest) best++; /* bounded: NaN equals nothing */
+        float smallest = least_of_lanes(minimum(least[0], least[1]));
+        uint32_t equal = 0; /* for ever if it is NaN */
+        for (best = -WIDTH; !equal && best + WIDTH < i;) equal = lane_bits(load(values + (best += WIDTH)) == smallest);
+        if (equal) best += __builtin_ctz(equal);
     }
     for (; i < n; i++)
         if (values[i] < values[best]) best = i;
@@ -277,9 +290,8 @@ static float norm2(const float *row, ptrdiff_t dim) {
     vfloat sums = {0};
     ptrdiff_t k = 0;
     for (; k + WIDTH <= dim; k += WIDTH) sums += load(row + k) * load(row + k);
-    float sum = 0;
+    float sum = sum_of_lanes(sums);
     for (; k < dim; k++) sum += row[k] * row[k];
-    for (int lane = 0; lane < WIDTH; lane++) sum += sums[lane];
     return sum;
 }
 

@@ -15,14 +15,6 @@ INLINE vfloat exponential(vfloat x) {
     return (vfloat)((vint)p + (((vint)shifted - (vint)magic) << 23));
 }
 
-INLINE float sum_of_lanes(vfloat v) {
-    float lanes[WIDTH];
-    store(lanes, v);
-    UNROLL for (int half = WIDTH / 2; half; half /= 2)
-        UNROLL for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
-    return lanes[0];
-}
-
 static void exponentials(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrdiff_t n, const float *shifts, float *sums) {
     for (ptrdiff_t i = 0; i < n_rows; i++) {
         float *row = scores + i * stride;
@@ -46,11 +38,7 @@ static void exponentials(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrd
 static float largest(const float *values, ptrdiff_t n) {
     vfloat least = -load(values);
     for (ptrdiff_t j = WIDTH; j < n; j += WIDTH) least = minimum(-load(values + j), least);
-    float lanes[WIDTH];
-    store(lanes, least);
-    UNROLL for (int half = WIDTH / 2; half; half /= 2)
-        UNROLL for (int i = 0; i < half; i++) lanes[i] = lanes[i] < lanes[i + half] ? lanes[i] : lanes[i + half];
-    return -lanes[0];
+    return -least_of_lanes(least);
 }
 
 #define DEPTH_BLOCK 64
