@@ -5,13 +5,11 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-TEST := .venv-test/bin
-BENCH := .venv-bench/bin
+DEV := .venv-dev/bin
 DEMO := .venv-demo/bin
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD := setup.py --quiet build_ext --inplace
 
-TEST_EXTRAS := test,lint,transformers
 PACKAGES := $(wildcard dci attention)
 LINTED := $(wildcard setup.py dci attention tests comparisons)
 SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/*.pyi $p/py.typed $p/*.pyx $p/*.pxd $p/csrc/*))
@@ -26,56 +24,52 @@ demo: $(DEMO)/.installed  ## nearest words in GloVe's vectors, and a real encode
 
 test: lint types unit  ## lint, types, all tests and doctests
 
-lint: $(TEST)/.installed
-	$(TEST)/ruff check $(LINTED)
-	$(TEST)/ruff format --check $(LINTED)
-	PATH="$(TEST):$$PATH" cython-lint $(PACKAGES)
+lint: $(DEV)/.installed
+	$(DEV)/ruff check $(LINTED)
+	$(DEV)/ruff format --check $(LINTED)
+	PATH="$(DEV):$$PATH" cython-lint $(PACKAGES)
 
-build: $(TEST)/.installed
-	$(TEST)/python $(BUILD)
+build: $(DEV)/.installed
+	$(DEV)/python $(BUILD)
 
 types: build
-	$(TEST)/mypy
-	$(if $(STUBBED),$(TEST)/stubtest --concise --mypy-config-file pyproject.toml --ignore-missing-stub $(STUBBED))
+	$(DEV)/mypy
+	$(if $(STUBBED),$(DEV)/stubtest --concise --mypy-config-file pyproject.toml --ignore-missing-stub $(STUBBED))
 
 unit: build
-	$(TEST)/pytest $(PYTEST_ARGS)
+	$(DEV)/pytest $(PYTEST_ARGS)
 
 serial: build  ## all tests without SIMD
-	DCI_SIMD=serial $(TEST)/pytest $(PYTEST_ARGS)
+	DCI_SIMD=serial $(DEV)/pytest $(PYTEST_ARGS)
 
 coverage: build
-	$(TEST)/coverage run -m pytest $(PYTEST_ARGS)
-	$(TEST)/coverage report
+	$(DEV)/coverage run -m pytest $(PYTEST_ARGS)
+	$(DEV)/coverage report
 
 # The modules built with sanitizers live in build/sanitize, beside the ordinary ones, and are imported from there.
 SANITIZED := $(CURDIR)/build/sanitize/lib
 SANITIZER_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED)
 
-sanitize: $(TEST)/.installed  ## the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	CC=gcc DCI_SANITIZE=1 $(TEST)/python setup.py --quiet build --build-base build/sanitize --build-lib $(SANITIZED)
-	$(SANITIZER_ENV) $(TEST)/python -P -c \
+sanitize: $(DEV)/.installed  ## the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	CC=gcc DCI_SANITIZE=1 $(DEV)/python setup.py --quiet build --build-base build/sanitize --build-lib $(SANITIZED)
+	$(SANITIZER_ENV) $(DEV)/python -P -c \
 		'import dci._kernels as m; assert m.__file__.startswith("$(SANITIZED)"), m.__file__'
-	$(SANITIZER_ENV) $(TEST)/pytest --capture=sys -p no:cacheprovider tests/dci/test_kernels.py $(PYTEST_ARGS)
+	$(SANITIZER_ENV) $(DEV)/pytest --capture=sys -p no:cacheprovider tests/dci/test_kernels.py $(PYTEST_ARGS)
 
-bench: $(BENCH)/.installed  ## every comparison once, on little data: does it run?
-	$(BENCH)/python $(BUILD)
-	$(BENCH)/python -m pytest comparisons --benchmark-only --smoke $(PYTEST_ARGS)
+bench: build  ## every comparison once, on little data: does it run?
+	$(DEV)/python -m pytest comparisons --benchmark-only --smoke $(PYTEST_ARGS)
 
-bench-full: $(BENCH)/.installed  ## the comparisons that the README quotes
-	$(BENCH)/python $(BUILD)
-	$(BENCH)/python -m pytest comparisons --benchmark-only --benchmark-autosave --results results/full.json $(PYTEST_ARGS)
-	$(BENCH)/python -m comparisons report results/full.json
+bench-full: build  ## the comparisons that the README quotes
+	$(DEV)/python -m pytest comparisons --benchmark-only --benchmark-autosave --results results/full.json $(PYTEST_ARGS)
+	$(DEV)/python -m comparisons report results/full.json
 
 # Development installs are editable, their modules built in place with the pinned tools; the demo's is the ordinary
 # isolated build that a user gets.
-$(TEST)/.installed: EXTRAS = $(TEST_EXTRAS)
-$(BENCH)/.installed: EXTRAS = comparisons
-$(TEST)/.installed $(BENCH)/.installed: pyproject.toml constraints.txt
+$(DEV)/.installed: pyproject.toml constraints.txt
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python $(PIP_INSTALL) setuptools cython numpy
-	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[$(EXTRAS)]'
+	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[test,lint,comparisons]'
 	@touch $@
 
 $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
@@ -84,5 +78,5 @@ $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
 	@touch $@
 
 clean:
-	rm -rf .venv-test .venv-bench .venv-demo build *.egg-info .coverage .*_cache .hypothesis .benchmarks
+	rm -rf .venv-dev .venv-demo build *.egg-info .coverage .*_cache .hypothesis .benchmarks
 	rm -f $(foreach p,$(PACKAGES),$(wildcard $p/*.so))

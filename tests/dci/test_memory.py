@@ -56,6 +56,7 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow  # without SIMD above all
 @pytest.mark.parametrize(
     ("n", "dim", "metric", "kind", "calls"),
     [
