@@ -3,6 +3,7 @@
 The layers, each calling only what is below it:
 
     index        DCI, knn, exact: what users call; checks arguments once (_validate, params)
+    _answers     from a plan to neighbours: by ranking, exactly, among allowed points
     _engine      fitting: what to project on, how much to look at, whether ranking pays
     calibration  from a wanted recall to a budget
     _ranker      projected points in cells; batches of queries

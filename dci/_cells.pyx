@@ -1,6 +1,6 @@
 """Points in cells: the assignment, and the panels in the order of the cells."""
 from libc.stdint cimport int32_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 
 from ._kernels cimport LANES, table
 
@@ -22,26 +22,15 @@ def nearest(const float[:, ::1] coordinates, const float[:, :, ::1] centers,
     gap : (b,) float32, written
     """
     cdef Py_ssize_t n = coordinates.shape[0], dim = centers.shape[1], i
-    cdef Py_ssize_t n_scores = centers.shape[0] * LANES
-    cdef float *scaled = minus_twice(coordinates, dim)
-    cdef float *scores = <float *>malloc(GROUP * n_scores * sizeof(float))
-    cdef const float **rows = <const float **>malloc((n + 1) * sizeof(float *))
-    cdef int32_t *places = <int32_t *>calloc(n + 1, sizeof(int32_t))
-    try:
-        if not (scaled and scores and rows and places):
-            raise MemoryError("scores of cells")
-        with nogil:
-            for i in range(n):
-                rows[i] = scaled + i * dim
-                places[i] = <int32_t>i
-            nearest_of(rows, places, n, dim, &centers[0, 0, 0], &bias[0], centers.shape[0], scores,
-                       &out[0], &gap[0])
-            add_norms(coordinates, dim, gap)
-    finally:
-        free(scaled)
-        free(scores)
-        free(rows)
-        free(places)
+    cdef Scratch scratch = Scratch(n, dim, centers.shape[0] * LANES)
+    with nogil:
+        scratch.take(coordinates, dim)
+        for i in range(n):
+            scratch.rows[i] = scratch.scaled + i * dim
+            scratch.places[i] = <int32_t>i
+        nearest_of(scratch.rows, scratch.places, n, dim, &centers[0, 0, 0], &bias[0], centers.shape[0],
+                   scratch.scores, &out[0], &gap[0])
+        add_norms(coordinates, dim, gap)
 
 
 def nearest_by_region(const float[:, ::1] coordinates, const float[:, :, ::1] regions,
@@ -62,59 +51,69 @@ def nearest_by_region(const float[:, ::1] coordinates, const float[:, :, ::1] re
     """
     cdef Py_ssize_t n = coordinates.shape[0], dim = regions.shape[1], i, r, start
     cdef Py_ssize_t n_regions = centers.shape[0], n_panels = centers.shape[1]
-    cdef Py_ssize_t n_scores = max(regions.shape[0], n_panels) * LANES
-    cdef float *scaled = minus_twice(coordinates, dim)
-    cdef float *scores = <float *>malloc(GROUP * n_scores * sizeof(float))
-    cdef const float **rows = <const float **>malloc((n + 1) * sizeof(float *))
-    cdef int32_t *places = <int32_t *>calloc(n + 1, sizeof(int32_t))
-    cdef int32_t *region_of = <int32_t *>malloc((n + 1) * sizeof(int32_t))
-    cdef Py_ssize_t *ends = <Py_ssize_t *>malloc((n_regions + 1) * sizeof(Py_ssize_t))
-    try:
-        if not (scaled and scores and rows and places and region_of and ends):
+    cdef Scratch scratch = Scratch(n, dim, max(regions.shape[0], n_panels) * LANES, n_regions)
+    cdef Py_ssize_t *ends = scratch.ends
+    with nogil:
+        scratch.take(coordinates, dim)
+        for i in range(n):
+            scratch.rows[i] = scratch.scaled + i * dim
+            scratch.places[i] = <int32_t>i
+        nearest_of(scratch.rows, scratch.places, n, dim, &regions[0, 0, 0], &region_bias[0],
+                   regions.shape[0], scratch.scores, scratch.region_of, &gap[0])
+        for r in range(n_regions + 1):
+            ends[r] = 0
+        for i in range(n):
+            ends[scratch.region_of[i] + 1] += 1
+        for r in range(n_regions):
+            ends[r + 1] += ends[r]
+        for i in range(n):  # ends[r] moves from the region's start to its end
+            r = scratch.region_of[i]
+            scratch.rows[ends[r]] = scratch.scaled + i * dim
+            scratch.places[ends[r]] = <int32_t>i
+            ends[r] += 1
+        start = 0
+        for r in range(n_regions):
+            nearest_of(scratch.rows + start, scratch.places + start, ends[r] - start, dim,
+                       &centers[r, 0, 0, 0], &bias[r, 0], n_panels, scratch.scores, &out[0], &gap[0])
+            for i in range(start, ends[r]):
+                out[scratch.places[i]] = names[r, out[scratch.places[i]]]
+            start = ends[r]
+        add_norms(coordinates, dim, gap)
+
+
+cdef class Scratch:
+    """What assigning n rows needs for as long as one call."""
+    cdef float *scaled             # the rows times -2, as scores need them
+    cdef float *scores             # of a group of rows
+    cdef const float **rows        # in the order of their regions
+    cdef int32_t *places           # of these rows among all
+    cdef int32_t *region_of
+    cdef Py_ssize_t *ends          # of regions
+
+    def __cinit__(self, Py_ssize_t n, Py_ssize_t dim, Py_ssize_t n_scores, Py_ssize_t n_regions=0):
+        self.scaled = <float *>malloc((n * dim + 1) * sizeof(float))
+        self.scores = <float *>malloc((GROUP * n_scores + 1) * sizeof(float))
+        self.rows = <const float **>malloc((n + 1) * sizeof(float *))
+        self.places = <int32_t *>malloc((n + 1) * sizeof(int32_t))
+        self.region_of = <int32_t *>malloc((n + 1) * sizeof(int32_t))
+        self.ends = <Py_ssize_t *>malloc((n_regions + 1) * sizeof(Py_ssize_t))
+        if not (self.scaled and self.scores and self.rows and self.places and self.region_of and self.ends):
             raise MemoryError("scores of cells")
-        with nogil:
-            for i in range(n):
-                rows[i] = scaled + i * dim
-                places[i] = <int32_t>i
-            nearest_of(rows, places, n, dim, &regions[0, 0, 0], &region_bias[0], regions.shape[0],
-                       scores, region_of, &gap[0])
-            for r in range(n_regions + 1):
-                ends[r] = 0
-            for i in range(n):
-                ends[region_of[i] + 1] += 1
-            for r in range(n_regions):
-                ends[r + 1] += ends[r]
-            for i in range(n):  # ends[r] moves from the region's start to its end
-                r = region_of[i]
-                rows[ends[r]] = scaled + i * dim
-                places[ends[r]] = <int32_t>i
-                ends[r] += 1
-            start = 0
-            for r in range(n_regions):
-                nearest_of(rows + start, places + start, ends[r] - start, dim,
-                           &centers[r, 0, 0, 0], &bias[r, 0], n_panels, scores, &out[0], &gap[0])
-                for i in range(start, ends[r]):
-                    out[places[i]] = names[r, out[places[i]]]
-                start = ends[r]
-            add_norms(coordinates, dim, gap)
-    finally:
-        free(scaled)
-        free(scores)
-        free(rows)
-        free(places)
-        free(region_of)
-        free(ends)
 
+    def __dealloc__(self):
+        free(self.scaled)
+        free(self.scores)
+        free(self.rows)
+        free(self.places)
+        free(self.region_of)
+        free(self.ends)
 
-cdef float *minus_twice(const float[:, ::1] coordinates, Py_ssize_t dim) noexcept nogil:
-    """The first `dim` coordinates of each row times -2, as scores need them; the caller frees."""
-    cdef Py_ssize_t i, k
-    cdef float *out = <float *>malloc((coordinates.shape[0] * dim + 1) * sizeof(float))
-    if out != NULL:
+    cdef void take(self, const float[:, ::1] coordinates, Py_ssize_t dim) noexcept nogil:
+        """Copy the first `dim` coordinates of each row."""
+        cdef Py_ssize_t i, k
         for i in range(coordinates.shape[0]):
             for k in range(dim):
-                out[i * dim + k] = -2 * coordinates[i, k]
-    return out
+                self.scaled[i * dim + k] = -2 * coordinates[i, k]
 
 
 cdef void nearest_of(const float **rows, const int32_t *places, Py_ssize_t n, Py_ssize_t dim,

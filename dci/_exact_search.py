@@ -56,6 +56,7 @@ class ExactSearch:
 
     def __init__(self, X: FloatArray, absmax: float, metric: str) -> None:
         self.X = X
+        self.absmax = absmax
         self.metric = metric
         self.scale = power_of_two(absmax)
         self.row_scale = inverse_norms(X) if metric == "cosine" else None

@@ -7,18 +7,18 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _validate as check
+from ._answers import is_flat, search, total_visits
 from ._engine import Engine, build
 from ._exact_search import ExactSearch
 from ._linalg import one_blas_thread
 from ._ranker import Ranker
 from ._threads import Work
-from ._types import BoolArray, FloatArray
+from ._types import FloatArray
 from .errors import InvalidValueError, NotFittedError
 from .params import Params
 
 _LARGE = 20_000  # rows from which `verbose` shows a bar for queries
 _EXTREME = 2.0**30  # times the points' largest value: beyond it a query is answered exactly
-_SPARSE_FILTER = 0.1  # share of allowed points below which they are searched exactly
 
 
 class Neighbors(NamedTuple):
@@ -116,7 +116,6 @@ class DCI:
         self.num_threads = num_threads
         self.verbose = bool(verbose)
         self._engine: Engine | None = None
-        self._absmax = 0.0
         self._lock = threading.Lock()
 
     def fit(self, X: npt.ArrayLike, queries: npt.ArrayLike | None = None) -> "DCI":
@@ -157,7 +156,7 @@ class DCI:
         with one_blas_thread(), Work(threads, 2 * len(points), "fit", "points", self.verbose) as work:
             engine = build(points, absmax, sample, self._params, rng, work)
             work.finish()
-        self._engine, self._absmax = engine, absmax
+        self._engine = engine
         self.stats_ = self._stats(engine)
         return self
 
@@ -205,7 +204,7 @@ class DCI:
         queries, absmax, single = check.as_queries(Q, dim, "Q")
         k = check.check_k(k)
         candidates = check.check_budget(max_candidates, n, "max_candidates")
-        visits = check.check_budget(max_visits, self._total_visits(), "max_visits")
+        visits = check.check_budget(max_visits, total_visits(engine), "max_visits")
         explicit = candidates is not None or visits is not None
         if recall is not None and explicit:
             raise InvalidValueError("query: expected either recall or max_candidates / max_visits, got both")
@@ -219,7 +218,7 @@ class DCI:
             plan = self._budget(int(reach), wanted, candidates, visits, absmax, work)
             if allowed is not None and plan is not None and engine.ranker is not None and not explicit:
                 plan = plan if engine.pays_filtered(engine.ranker, *plan, int(np.count_nonzero(allowed))) else None
-            found = self._search(queries, absmax, k, plan, allowed, None, work)
+            found = search(engine, queries, absmax, k, plan, work, allowed)
         return Neighbors(*(part[0] for part in found)) if single else Neighbors(*found)
 
     @property
@@ -258,16 +257,6 @@ class DCI:
             raise NotFittedError("query: expected a fitted index, got one before fit(X)")
         return self._engine
 
-    def _flat(self) -> bool:
-        ranker = None if self._engine is None else self._engine.ranker
-        return ranker is not None and ranker.plan.n_cells == 0
-
-    def _total_visits(self) -> int:
-        """All that a query can visit: entries of sorted lists with one level, else points."""
-        engine = self._fitted()
-        n, ranker = len(engine.X), engine.ranker
-        return n if ranker is None or ranker.plan.n_cells else n * ranker.plan.n_simple
-
     def _budget(
         self,
         k: int,
@@ -280,68 +269,16 @@ class DCI:
         """(visits, candidates) of a query, None for exact search."""
         engine = self._fitted()
         n = len(engine.X)
-        if engine.ranker is None or k >= n or absmax > _EXTREME * max(self._absmax, 1e-30):
+        if engine.ranker is None or k >= n or absmax > _EXTREME * max(engine.exact.absmax, 1e-30):
             return None
         if candidates is not None or visits is not None:
             # What is not limited is not limited; fewer than k candidates could not give k answers.
-            return visits or self._total_visits(), candidates or n
+            return visits or total_visits(engine), candidates or n
         with self._lock:
             budget = engine.budget(k, recall, work)
         if budget is None:
             return None
-        return self._total_visits() if self._flat() else budget.visits, budget.candidates
-
-    def _search(
-        self,
-        queries: FloatArray,
-        absmax: float,
-        k: int,
-        plan: tuple[int, int] | None,
-        allowed: npt.NDArray[np.bool_] | None,
-        exclude: npt.NDArray[np.int32] | None,
-        work: Work,
-    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        engine = self._fitted()
-        n = len(engine.X)
-        n_allowed = n if allowed is None else int(np.count_nonzero(allowed))
-        if allowed is not None and (plan is None or n_allowed < _SPARSE_FILTER * n):
-            return self._search_subset(queries, absmax, k, np.flatnonzero(allowed), work)
-        if plan is None or engine.ranker is None:
-            return engine.exact.search(queries, absmax, k, work, exclude=exclude)
-        visits, candidates = plan
-        if self._flat() and visits < self._total_visits():
-            return self._search_limited(engine, engine.ranker, queries, absmax, k, visits, candidates, allowed, work)
-        found = engine.ranker.search(engine.X, queries, absmax, k, visits, candidates, work, allowed, exclude)
-        if allowed is not None and candidates >= k:
-            self._fill_up(engine.exact, queries, absmax, k, allowed, n_allowed, found, work)
-        return found
-
-    def _search_limited(
-        self,
-        engine: Engine,
-        ranker: Ranker,
-        queries: FloatArray,
-        absmax: float,
-        k: int,
-        visits: int,
-        candidates: int,
-        allowed: BoolArray | None,
-        work: Work,
-    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """One level with max_visits: as published, one query at a time, O(n L m) each."""
-        rows = ranker.embedding.queries(queries, absmax)
-        distances = np.empty((len(queries), k), np.float32)
-        indices = np.empty((len(queries), k), np.int64)
-        for i in range(len(queries)):
-            mask = np.zeros(len(engine.X), bool)
-            for ids in ranker.candidates(rows, i, visits, candidates, limited=True):
-                mask[ids] = True
-            if allowed is not None:
-                mask &= allowed
-            distances[i : i + 1], indices[i : i + 1] = engine.exact.search(
-                queries[i : i + 1], absmax, k, work, mask.view(np.uint8)
-            )
-        return distances, indices
+        return total_visits(engine) if is_flat(engine) else budget.visits, budget.candidates
 
     def _candidates(
         self,
@@ -353,43 +290,14 @@ class DCI:
         engine = self._fitted()
         ranker, n = cast(Ranker, engine.ranker), len(engine.X)
         queries, absmax, _ = check.as_queries(Q, self.dim, "Q")
-        visits = check.check_budget(max_visits, self._total_visits(), "max_visits")
+        visits = check.check_budget(max_visits, total_visits(engine), "max_visits")
         keep = check.check_budget(max_candidates, n, "max_candidates") or n
         rows = ranker.embedding.queries(queries, absmax)
-        limited = self._flat() and visits is not None
+        limited = is_flat(engine) and visits is not None
         return [
             [np.sort(ids).astype(np.int64) for ids in found]
             for found in (ranker.candidates(rows, i, visits or n, keep, limited) for i in range(len(queries)))
         ]
-
-    def _search_subset(
-        self, queries: FloatArray, absmax: float, k: int, ids: npt.NDArray[np.int64], work: Work
-    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """Exact search of these points only."""
-        points = self._fitted().X[ids]
-        exact = ExactSearch(points, self._absmax, self._params.metric)
-        distances, indices = exact.search(queries, absmax, k, work)
-        return distances, np.where(indices >= 0, ids[indices] if len(ids) else -1, -1)
-
-    def _fill_up(
-        self,
-        exact: ExactSearch,
-        queries: FloatArray,
-        absmax: float,
-        k: int,
-        allowed: BoolArray,
-        n_allowed: int,
-        found: tuple[FloatArray, npt.NDArray[np.int64]],
-        work: Work,
-    ) -> None:
-        """Answer exactly the queries that found fewer allowed points than there are."""
-        if n_allowed == 0:
-            return
-        short = np.flatnonzero(found[1][:, min(k, n_allowed) - 1] < 0)
-        if len(short):
-            queries = np.ascontiguousarray(queries[short])
-            again = exact.search(queries, absmax, k, work.silent(), allowed.view(np.uint8))
-            found[0][short], found[1][short] = again
 
     def _stats(self, engine: Engine) -> dict[str, Any]:
         n, dim = engine.X.shape
@@ -444,7 +352,7 @@ def knn(X: npt.ArrayLike, k: int = 10, **options: Any) -> Neighbors:
         if plan is not None:
             plan = plan[0], plan[1] + 1  # the point itself takes a place
         own = np.arange(n, dtype=np.int32)
-        return Neighbors(*index._search(engine.X, index._absmax, k, plan, None, own, work))
+        return Neighbors(*search(engine, engine.X, engine.exact.absmax, k, plan, work, exclude=own))
 
 
 def exact(
@@ -482,9 +390,9 @@ def exact(
     points, absmax = check.as_points(X, "X")
     queries, q_absmax, single = check.as_queries(Q, points.shape[1], "Q")
     k = check.check_k(k)
-    search = ExactSearch(points, absmax, check.check_metric(metric))
+    exact_search = ExactSearch(points, absmax, check.check_metric(metric))
     with Work(check.check_num_threads(num_threads)) as work:
-        found = search.search(queries, q_absmax, k, work)
+        found = exact_search.search(queries, q_absmax, k, work)
     return Neighbors(*(part[0] for part in found)) if single else Neighbors(*found)
 
 
