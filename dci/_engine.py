@@ -1,9 +1,11 @@
 """Fitting: what to project on, how many coordinates, how far to look, and whether it pays at all."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from . import directions as dirs
 from ._embedding import Embedding
@@ -22,7 +24,8 @@ _MAX_K = 64  # neighbours of each that the first calibration knows
 _SAMPLE = 2048  # rows that directions are fitted to
 # How far calibration follows the held-out queries: share of the points visited, candidates.
 _EFFORTS = ((0.15, 512), (0.5, 4096), (1.0, 16384))
-_PILOT_QUERIES = 64
+_PILOT_QUERIES = 16, 64  # a few first: where ranking is far from paying, they tell
+_FAR_FROM_PAYING = 1.1  # times the most that it may cost
 _PILOT_POINTS = 4096
 _PILOT_K = 10
 _PILOT_SIMPLE = (8, 12, 16, 24, 32, 48)
@@ -261,38 +264,45 @@ def _pilot(
     a rank of about s * n / S.
     """
     n, dim = engine.X.shape
-    held_out = engine.held_out[:_PILOT_QUERIES]
-    rows = embedding.queries(held_out, engine.held_out_absmax)
-    q = multiply(prepared(rows, np.arange(len(held_out))), for_queries)
+    rows = embedding.queries(engine.held_out, engine.held_out_absmax)
     k = min(_PILOT_K, engine.most_neighbours())
-    engine.known = engine.neighbours(min(_MAX_K, engine.most_neighbours()), work, len(held_out))
-    near_ids = engine.known[:, :k].astype(np.int32)
-    near = multiply(prepared(embedding.points, near_ids.ravel()), for_points).reshape(
-        *near_ids.shape, for_points.shape[1]
-    )
     ids = np.sort(rng.choice(n, min(n, _PILOT_POINTS), replace=False)).astype(np.int32)
     far = multiply(prepared(embedding.points, ids), for_points)
     goal = params.recall + 0.25 * (1.0 - params.recall)  # cells miss some of the others
-    best, best_cost = None, np.inf
+    for some, slack in zip(_PILOT_QUERIES, (_FAR_FROM_PAYING, 1.0), strict=True):
+        count = min(some, len(engine.held_out))
+        q = multiply(prepared(rows, np.arange(count)), for_queries)
+        engine.known = engine.neighbours(min(_MAX_K, engine.most_neighbours()), work, count)
+        near_ids = engine.known[:, :k].astype(np.int32)
+        near = multiply(prepared(embedding.points, near_ids.ravel()), for_points)
+        ranks = _ranks(q, near.reshape(*near_ids.shape, -1), far, embedding.product)
+        best, best_cost = None, np.inf
+        for m, before in ranks:
+            # Half a step more: ranks below the sample's resolution are all the same to it.
+            rank = (np.quantile(before, goal) + 0.5) * n / len(ids)
+            candidates = rank + _PILOT_K
+            cost = ranked_cost(max(0.05 * n, 2 * candidates), candidates, m, dim, n_cells)
+            cost += n * (2 * dim + n_cells / 3) * m * 0.009 / _PILOT_QUERY_COUNT  # of building
+            if cost < best_cost:
+                best, best_cost = m, cost
+        if best_cost > slack * engine.most_cost:
+            engine.reason = "ranking was estimated not to pay"
+            return None
+    return best
+
+
+def _ranks(
+    queries: FloatArray, near: FloatArray, far: FloatArray, product: bool
+) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """For rising numbers of directions: how many of `far` come before each of a query's `near`, (queries, k)."""
     steps = [m for m in _PILOT_SIMPLE if m < far.shape[1]] + [far.shape[1]]
     near_scores = np.zeros(near.shape[:2], np.float32)
-    far_scores = np.zeros((len(q), len(far)), np.float32)
+    far_scores = np.zeros((len(queries), len(far)), np.float32)
     for last, m in zip([0, *steps], steps, strict=False):
         part = slice(last, m)  # the coordinates that this step adds to the scores
-        near_scores -= (near[..., part] * (2.0 * q[:, None, part])).sum(-1)
-        far_scores -= multiply(2.0 * q[:, part], far[:, part].T)
-        if not embedding.product:
+        near_scores -= (near[..., part] * (2.0 * queries[:, None, part])).sum(-1)
+        far_scores -= multiply(2.0 * queries[:, part], far[:, part].T)
+        if not product:
             near_scores += np.square(near[..., part]).sum(-1)
             far_scores += np.square(far[:, part]).sum(1)
-        before = count_below(far_scores, near_scores)
-        # Half a step more: ranks below the sample's resolution are all the same to it.
-        rank = (np.quantile(before, goal) + 0.5) * n / len(ids)
-        candidates = rank + _PILOT_K
-        cost = ranked_cost(max(0.05 * n, 2 * candidates), candidates, m, dim, n_cells)
-        build = n * (2 * dim + n_cells / 3) * m * 0.009 / _PILOT_QUERY_COUNT
-        if cost + build < best_cost:
-            best, best_cost = m, cost + build
-    if best_cost > engine.most_cost:
-        engine.reason = "ranking was estimated not to pay"
-        return None
-    return best
+        yield m, count_below(far_scores, near_scores)
