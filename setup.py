@@ -26,6 +26,7 @@ from setuptools.errors import PlatformError
 MODULES = (
     "attention._field",
     "attention._moments",
+    "attention._near",
     "attention._order",
     "attention._scratch",
     "dci._cells",

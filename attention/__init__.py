@@ -11,7 +11,8 @@ The layers, each calling only what is below it:
     _engine      _exact         which heads are approximated; PyTorch's own kernel, in blocks
     _sample, _plan              what a tolerance takes; coordinates and cells
     _head                       near field and far field of one head, segment by segment
-    _field, _moments, _order    the kernels of both, cells of keys, an order in which neighbours are alike
+    _field, _near, _moments     the kernels of both, cells of keys
+    _order                      in which neighbours are alike
 
 `cache` and `growing` are for decoding: keys that grow, over `_prefix`, which stands where `_head` does.
 `attention.reference` stands beside them: exact attention in plain NumPy; `attention.embedding` has the published T_K

@@ -11,14 +11,13 @@ from libc.string cimport memcpy, memset
 
 from dci._kernels cimport LANES, table
 
-from ._moments cimport Moments
-from ._scratch cimport BLOCK, LOCAL_TILE, TILE, Scratch, add_pair, is_wanted
+from ._moments cimport NO_KEYS, Moments
+from ._near cimport forget, gather, local, near, open_all, write
+from ._scratch cimport BLOCK, Scratch, add_pair
 
 cdef enum:
     BLOCKS = 16  # of queries whose linear forms are made in one pass over the moments
 
-cdef float NOTHING = -1e30  # the score of what is not there
-cdef float ROOM = 30  # a score so far above the shift makes a new shift
 cdef float ODD = 2  # times the block's mean, the least variance by which a query is out of reach
 cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 
@@ -91,19 +90,19 @@ cdef class Field(Moments):
             for i in range((n + step - 1) // step):
                 start = i * step
                 count = min(step, n - start)
-                self.gather(scratch, queries, &order[start], count, scale)
+                gather(self, scratch, queries, &order[start], count, scale)
                 scratch.wanted = NULL if keep == NULL else &keep[start]
                 memset(scratch.off, 0, count)
                 if threshold < 0:
-                    self.open_all(scratch)
+                    open_all(self, scratch)
                 else:
                     self.far(scratch, threshold, reach)
                     if not keep_far:
-                        self.forget(scratch)
-                self.near(scratch)
+                        forget(self, scratch)
+                near(self, scratch)
                 if stop_of != NULL:
-                    self.local(scratch, stop_of, boundary, stops.shape[0], local_keys, local_values)
-                self.write(scratch, out)
+                    local(self, scratch, stop_of, boundary, stops.shape[0], local_keys, local_values)
+                write(self, scratch, out)
                 for j in range(count):
                     if scratch.off[j]:
                         rows_beyond[n_beyond] = order[start + j]
@@ -128,13 +127,13 @@ cdef class Field(Moments):
             return
         cdef Scratch scratch = self.scratch(n)
         with nogil:
-            self.gather(scratch, queries, &rows[0], n, scale)
+            gather(self, scratch, queries, &rows[0], n, scale)
             memset(scratch.off, 0, n)
             scratch.wanted = NULL
-            self.local(scratch, &stops[0], 0, stops.shape[0], self.keys, self.values)
+            local(self, scratch, &stops[0], 0, stops.shape[0], self.keys, self.values)
             for i in range(n):
                 scratch.row[i] = <int32_t>i
-            self.write(scratch, out)
+            write(self, scratch, out)
         self.idle.append(scratch)
 
     cdef Scratch scratch(self, Py_ssize_t n):
@@ -157,31 +156,6 @@ cdef class Field(Moments):
         """Blocks of queries whose linear forms fill about 2 MB."""
         cdef Py_ssize_t bytes_each = 4 * self.cell_pad * (self.dim + self.value_pad)
         return max(<Py_ssize_t>4, min(<Py_ssize_t>BLOCKS, (2 << 20) // bytes_each))
-
-    cdef void gather(self, Scratch s, const float[:, ::1] queries, const int32_t *order, Py_ssize_t n,
-                     float scale) noexcept nogil:
-        cdef Py_ssize_t i
-        s.n = n
-        s.n_pairs = 0
-        for i in range(n):
-            s.row[i] = order[i]
-            table().prepare(&queries[order[i], 0], self.dim, scale, &self.no_bias[0],
-                            s.queries + i * self.dim)
-        self.forget(s)
-
-    cdef void forget(self, Scratch s) noexcept nogil:
-        """Have attended to nothing yet."""
-        cdef Py_ssize_t i
-        for i in range(s.n):
-            s.shift[i] = NOTHING
-            s.sum[i] = 0
-        memset(s.out, 0, s.n * self.value_pad * sizeof(float))
-
-    cdef void open_all(self, Scratch s) noexcept nogil:
-        cdef Py_ssize_t i, c
-        for i in range(s.n):
-            for c in range(self.n_cells + 1):
-                add_pair(s, c, i)
 
     cdef void far(self, Scratch s, float threshold, float reach) noexcept nogil:
         """Estimate every cell for every query; cells above the threshold are left for `near`."""
@@ -331,7 +305,7 @@ cdef class Field(Moments):
             taken = table().take_above(s.scores + i * cells, gains, cells, threshold * s.sum[first + i], s.taken,
                                        &near_sum)
             for j in range(taken):
-                if self.log_counts[s.taken[j]] > NOTHING:
+                if self.log_counts[s.taken[j]] > NO_KEYS:
                     add_pair(s, s.taken[j], first + i)
             s.sum[first + i] = max(<float>0, s.sum[first + i] - near_sum)
             inverse[i] = 1 / (s.sum[first + i] * count) if s.sum[first + i] > 0 else 0
@@ -369,106 +343,3 @@ cdef class Field(Moments):
             for v in range(self.value_pad):
                 key = values + c * self.value_pad + v
                 key[0] = self.mean_values[c, v] + factor * (key[0] - self.mean_values[c, v])
-
-    cdef void near(self, Scratch s) noexcept nogil:
-        """Attend to cells exactly, cell by cell, all the queries that chose it together."""
-        cdef Py_ssize_t c, i, start, position
-        memset(s.ends, 0, (self.n_cells + 2) * sizeof(int32_t))
-        for i in range(s.n_pairs):
-            s.ends[s.pairs[2 * i] + 1] += 1
-        for c in range(self.n_cells + 1):
-            s.ends[c + 1] += s.ends[c]
-        for i in range(s.n_pairs):
-            c = s.pairs[2 * i]
-            s.visitors[s.ends[c]] = s.pairs[2 * i + 1]
-            s.ends[c] += 1
-        start = 0
-        for c in range(self.n_cells + 1):
-            position = self.first_panel[c]
-            self.visit(s, s.visitors + start, s.ends[c] - start, &self.panels[0, 0, 0] + position * LANES * self.dim,
-                       &self.rows[0, 0] + position * LANES * self.row_stride, self.row_stride, self.count[c], NULL)
-            start = s.ends[c]
-
-    cdef void local(self, Scratch s, const int64_t *stops, Py_ssize_t boundary, Py_ssize_t length,
-                    const float[:, :] local_keys, const float[:, :] local_values) noexcept nogil:
-        """Attend to the keys from `boundary` to each row's stop exactly."""
-        cdef Py_ssize_t tile, first, count, i, n, j, k, last = boundary
-        cdef float *values = s.panel + LOCAL_TILE * self.dim
-        for i in range(s.n):
-            if is_wanted(s, i):
-                last = max(last, stops[s.row[i] % length])
-        for tile in range((last - boundary + LOCAL_TILE - 1) // LOCAL_TILE):
-            first = boundary + tile * LOCAL_TILE
-            count = min(<Py_ssize_t>LOCAL_TILE, last - first)
-            memset(s.panel, 0, LOCAL_TILE * self.dim * sizeof(float))
-            memset(values, 0, LOCAL_TILE * self.value_pad * sizeof(float))
-            for j in range(count):
-                memcpy(values + j * self.value_pad, &local_values[first + j, 0], self.width * sizeof(float))
-            for j in range(count // LANES):
-                table().transpose(&local_keys[first + j * LANES, 0], local_keys.strides[0] // <Py_ssize_t>sizeof(float),
-                                  self.dim, s.panel + j * LANES * self.dim)
-            for j in range(count // LANES * LANES, count):
-                for k in range(self.dim):
-                    s.panel[(j // LANES * self.dim + k) * LANES + j % LANES] = local_keys[first + j, k]
-            n = 0
-            for i in range(s.n):
-                if <Py_ssize_t>stops[s.row[i] % length] > first and not s.off[i] and is_wanted(s, i):
-                    s.visitors[n] = <int32_t>i
-                    s.limits[n] = <int32_t>min(count, stops[s.row[i] % length] - first)
-                    n += 1
-            self.visit(s, s.visitors, n, s.panel, values, self.value_pad, count, s.limits)
-
-    cdef void visit(self, Scratch s, const int32_t *visitors, Py_ssize_t n_visitors, const float *panels,
-                    const float *values, Py_ssize_t value_stride, Py_ssize_t n_keys,
-                    const int32_t *limits) noexcept nogil:
-        """Softmax over n_keys keys in panels, merged into the state of the visiting queries."""
-        cdef Py_ssize_t i, j, q, k, first, count, start, n, width
-        cdef float *shift = s.small
-        cdef float *sums = s.small + BLOCK
-        cdef float *row
-        cdef float top, factor
-        for first from 0 <= first < n_visitors by BLOCK:
-            count = min(<Py_ssize_t>BLOCK, n_visitors - first)
-            for i in range(count):
-                s.pointers[i] = s.queries + visitors[first + i] * self.dim
-            for start from 0 <= start < n_keys by TILE:
-                n = min(<Py_ssize_t>TILE, n_keys - start)
-                width = (n + LANES - 1) // LANES * LANES
-                table().affine(s.pointers, count, self.dim, panels + start * self.dim, &self.no_bias[0], width // LANES,
-                               s.scores, width)
-                for i in range(count):
-                    q, row = visitors[first + i], s.scores + i * width
-                    for j in range(n if limits == NULL else limits[first + i], width):
-                        row[j] = NOTHING
-                    top = table().largest(row, width)
-                    if top > s.shift[q] + ROOM:
-                        factor = expf(max(<float>-87, s.shift[q] - top))
-                        s.shift[q] = top
-                        s.sum[q] *= factor
-                        for k in range(self.value_pad):
-                            s.out[q * self.value_pad + k] *= factor
-                    shift[i], sums[i] = s.shift[q], 0
-                table().exponentials(s.scores, width, count, width, shift, sums)
-                if limits != NULL:
-                    for i in range(count):
-                        for j in range(limits[first + i], n):
-                            s.scores[i * width + j] = 0
-                memset(s.sums, 0, count * self.value_pad * sizeof(float))
-                table().combine(s.scores, width, 1, count, n, values + start * value_stride, value_stride,
-                                self.value_pad, s.sums, self.value_pad)
-                for i in range(count):
-                    q = visitors[first + i]
-                    s.sum[q] += sums[i]
-                    for k in range(self.value_pad):
-                        s.out[q * self.value_pad + k] += s.sums[i * self.value_pad + k]
-                s.touched += count * n
-
-    cdef void write(self, Scratch s, float[:, ::1] out) noexcept nogil:
-        cdef Py_ssize_t i, k
-        cdef float share
-        for i in range(s.n):
-            if s.off[i]:
-                continue
-            share = 1 / s.sum[i] if s.sum[i] > 0 else 0
-            for k in range(self.width):
-                out[s.row[i], k] = s.out[i * self.value_pad + k] * share

@@ -1,5 +1,11 @@
 from libc.stdint cimport int32_t
 
+cdef extern from *:
+    """
+    #define NO_KEYS -1e30f
+    """
+    const float NO_KEYS  # the log of no keys
+
 
 cdef class Moments:
     cdef readonly Py_ssize_t n_keys, n_cells, dim, width, n_directions

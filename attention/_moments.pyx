@@ -11,8 +11,6 @@ from ._scratch cimport TILE
 
 from dci._rows import panels_of
 
-cdef float NOTHING = -1e30  # the log of no keys
-
 
 def round_up(n):
     return -(-n // LANES) * LANES
@@ -76,7 +74,7 @@ cdef class Moments:
         self.mean_values = np.zeros((cells, self.value_pad), np.float32)
         self.sigma = np.zeros((self.cell_pad // LANES, self.dim, m, LANES), np.float32)
         self.gamma = np.zeros((cells, self.value_pad // LANES, m, LANES), np.float32)
-        self.log_counts = np.full(self.cell_pad, NOTHING, np.float32)
+        self.log_counts = np.full(self.cell_pad, NO_KEYS, np.float32)
         self.no_bias = np.zeros(max(self.cell_pad * self.dim, self.value_pad * m, TILE) + LANES, np.float32)
         self.covariance = np.zeros((m, self.deviation_pad), np.float32)
         self.mean_sigma = np.zeros((self.dim, self.deviation_pad), np.float32)
@@ -129,7 +127,7 @@ cdef class Moments:
         """Return to the state before any key was taken."""
         for array in (*self.read(), self.first, self.second, self.key_sums):
             np.asarray(array)[...] = 0
-        np.asarray(self.log_counts)[...] = NOTHING
+        np.asarray(self.log_counts)[...] = NO_KEYS
 
     cdef tuple read(self):
         return (self.count, self.mean_keys, self.mean_values, self.sigma, self.gamma, self.log_counts,
