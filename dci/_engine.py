@@ -23,7 +23,7 @@ _HELD_OUT = 256  # queries whose true neighbours calibrate the budgets
 _MAX_K = 64  # neighbours of each that the first calibration knows
 _SAMPLE = 2048  # rows that directions are fitted to
 # How far calibration follows the held-out queries: share of the points visited, candidates.
-_EFFORTS = ((0.15, 512), (0.5, 4096), (1.0, 16384))
+_EFFORTS = ((0.15, 512), (0.5, 512), (0.5, 4096), (1.0, 16384))
 _PILOT_QUERIES = 16, 64  # a few first: where ranking is far from paying, they tell
 _FAR_FROM_PAYING = 1.1  # times the most that it may cost
 _PILOT_POINTS = 4096
@@ -31,7 +31,7 @@ _PILOT_K = 10
 _PILOT_SIMPLE = (8, 12, 16, 24, 32, 48)
 _PILOT_QUERY_COUNT = 10_000  # over so many queries the pilot spreads the cost of building
 _MAX_SIMPLE = 64
-_TINY_NS = 6000.0  # below this cost of an exact query nothing is faster
+_TINY_NS = 16_000.0  # below this cost of an exact query nothing is faster
 _PAYS = 0.75  # of the exact cost that a ranked query may take, estimates being what they are
 
 
@@ -102,7 +102,7 @@ class Engine:
                 pays = calibration.cost(budget.visits, budget.candidates) < self.most_cost
                 return budget if pays else None
             # What was tried is not enough; will more still be cheaper than exact search?
-            if calibration.cost(*self._generous(self.ranker, k, effort)) > self.most_cost:
+            if calibration.least_cost(k, recall, *self._generous(self.ranker, k, effort)) > self.most_cost:
                 return None
         return None
 

@@ -289,6 +289,42 @@ def positions(Reservoirs reservoirs, Py_ssize_t keep):
     return out
 
 
+def find_ranks(const long long[:, ::1] places, const long long[:, ::1] wanted,
+               const long long[::1] own, long long[:, ::1] ranks, int32_t[::1] scratch):
+    """Lower each rank to that of a wanted position among a query's places, if it is there.
+
+    Parameters
+    ----------
+    places : (b, c) int64
+        Positions in order of rank, -1 past the last.
+    wanted : (b, k) int64
+        Positions; -1 for none.
+    own : (b,) int64
+        A position of each query that does not count; -1 for none.
+    ranks : (b, k) int64, written
+        From 0.
+    scratch : (positions,) int32
+        Zeros, before and after.
+    """
+    cdef Py_ssize_t i, j
+    cdef int32_t rank, skipped
+    with nogil:
+        for i in range(places.shape[0]):
+            for j in range(places.shape[1]):
+                if places[i, j] < 0:
+                    break
+                scratch[places[i, j]] = <int32_t>(j + 1)
+            skipped = scratch[own[i]] if own[i] >= 0 else 0
+            for j in range(wanted.shape[1]):
+                rank = scratch[wanted[i, j]] if wanted[i, j] >= 0 else 0
+                if rank:
+                    ranks[i, j] = min(ranks[i, j], <long long>(rank - 1 - (0 < skipped < rank)))
+            for j in range(places.shape[1]):
+                if places[i, j] < 0:
+                    break
+                scratch[places[i, j]] = 0
+
+
 def count_below(const float[:, ::1] scores, const float[:, ::1] limits):
     """How many of the scores in its row each limit exceeds, (h, k) int64."""
     out = np.zeros((limits.shape[0], limits.shape[1]), np.int64)

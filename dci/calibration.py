@@ -18,6 +18,7 @@ _NS_CANDIDATE = 25.0  # one candidate: selection and a cache miss ...
 _NS_COORDINATE = 0.3  # ... and for each of its coordinates
 _NS_CELL = 1.5  # scoring and selecting among cells, each
 _NS_QUERY = 2000.0  # what every ranked query costs
+_NS_EXACT = 10_000.0  # what every exact query costs: selection and a proof that rounding spoilt nothing
 
 _NOT_FOUND = np.iinfo(np.int64).max
 _N_BUDGETS = 24
@@ -27,7 +28,7 @@ _MARGIN = 1.5  # standard errors that the held-out recall stays above the wanted
 
 def exact_cost(n: int, dim: int) -> float:
     """Estimated time of one exact query in a batch, in ns."""
-    return n * (dim * _NS_PRODUCT + 0.05)
+    return _NS_EXACT + n * (dim * _NS_PRODUCT + 0.05)
 
 
 def ranked_cost(visits: float, candidates: float, width: int, dim: int, n_cells: int) -> float:
@@ -105,6 +106,11 @@ class Calibration:
                 best, best_cost = Budget(int(limit), candidates, float(share)), cost
         return best
 
+    def least_cost(self, k: int, recall: float, visits: int, candidates: int) -> float:
+        """Return what a budget for `recall` costs at least, where these visits and candidates did not reach it."""
+        needed = round(float(np.quantile(self.visits[:, : min(k, self.max_k)], recall)))
+        return self.cost(needed, k if needed > visits else candidates)
+
     def cost(self, visits: int, candidates: int) -> float:
         """Estimated time of a query with this budget, in ns."""
         return ranked_cost(visits, candidates, *self._cost)
@@ -138,6 +144,7 @@ def calibrate(
     position_of = np.full(ranker.embedding.points.size + 1, -1, np.int64)
     position_of[ids[ids >= 0]] = np.flatnonzero(ids >= 0)
     truth_positions = position_of[truth]  # the last entry answers for -1
+    own = np.full(len(queries), -1) if exclude is None else position_of[exclude]
     rows = ranker.embedding.queries(queries, absmax)
     ranks = np.full(truth.shape, _NOT_FOUND)
     needed = np.empty(truth.shape, np.int64)
@@ -150,18 +157,9 @@ def calibrate(
         reservoirs = Reservoirs(n_composite * (stop - start), candidates)
         ranker.rank(rows, start, stop, visits, reservoirs)
         places = _search.positions(reservoirs, candidates)
-        rank_of = np.full(len(ids) + 1, _NOT_FOUND)
-        for row in range(stop - start):
-            for composite in range(n_composite):
-                found = places[composite * (stop - start) + row]
-                found = found[found >= 0]
-                rank_of[found] = np.arange(len(found))
-                if exclude is not None:  # the query itself is ranked before its neighbours
-                    own = rank_of[position_of[exclude[start + row]]]
-                    rank_of[found] -= rank_of[found] > own
-                here = ranks[start + row]
-                np.minimum(here, rank_of[truth_positions[start + row]], out=here)
-                rank_of[found] = _NOT_FOUND
+        scratch = np.zeros(len(ids), np.int32)
+        for composite in np.split(places, n_composite):
+            _search.find_ranks(composite, truth_positions[start:stop], own[start:stop], ranks[start:stop], scratch)
 
     n_blocks = max(work.num_threads, 1)
     work.run(follow, blocks(len(queries), max(1, -(-len(queries) // n_blocks))))
