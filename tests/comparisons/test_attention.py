@@ -126,8 +126,11 @@ class Wrong(Exact):
     name = "wrong"
     order: list = []  # noqa: RUF012
 
-    def attend(self, query):
+    def fit(self, query, key, value):
         Wrong.order.append(self.settings.get("who", "wrong"))
+        super().fit(query, key, value)
+
+    def attend(self, query):
         return 1.1 * super().attend(query)
 
 
@@ -157,6 +160,18 @@ def test_exact_attention_is_computed_where_it_is_no_contender(bench):
 def test_contenders_take_turns(bench):
     bench.compare([Contender(Wrong, {"who": who}) for who in "ab"], 2)
     assert "".join(Wrong.order[-4:]) == "abba"
+
+
+def test_short_calls_are_repeated(bench, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Wrong, "attend", lambda self, query: asked.append(0) or 1.1 * Exact.attend(self, query))
+    monkeypatch.setattr(harness_attention, "_SHORT", 0.0)
+    bench.compare([Contender(Wrong)], 1)
+    once = len(asked)
+    monkeypatch.setattr(harness_attention, "_SHORT", 0.05)
+    (row,) = bench.compare([Contender(Wrong), Contender(Wrong, label="again")], 1)[:1]
+    assert len(asked) > 4 * once
+    assert row["seconds"][0] < 0.05
 
 
 def test_what_cannot_be_causal_or_sampled_is_left_out(few, bench):
