@@ -153,14 +153,14 @@ GLOVES = tuple(f"glove-{thousands}k" for thousands in (25, 50, 100, 200, 400))
 DIMENSIONS = tuple(f"manifold-20k-12-{dim}" for dim in (16, 32, 64, 128, 256, 512, 1024))
 INTRINSIC = tuple(f"manifold-20k-{intrinsic}-256" for intrinsic in (4, 8, 16, 24))
 _suite = partial(Suite, rivals=tuple(RIVALS), smoke_data=SMOKE_DATA, read=lambda name, smoke: load(name, smoke))
-KNN = _suite("knn", "total time, construction plus 10,000 queries, at equal recall", 25, ALL, _equal_recall)
+KNN = _suite("knn", "total time, construction plus 10,000 queries, at equal recall", 15, ALL, _equal_recall)
 CONSTRUCTION = _suite("construction", "the fastest construction that reaches the recall", 10, PAIR, _construction)
 BATCH = _suite("batch", "batches of queries on a built index, by their size", 15, PAIR, _batch)
-LATENCY = _suite("latency", "one query at a time on a built index", 10, PAIR, _latency)
+LATENCY = _suite("latency", "one query at a time on a built index", 3, PAIR, _latency)
 GROWTH = _suite(
     "growth",
     "time against the number of points",
-    15,
+    5,
     GLOVES,
     _equal_recall,
     rivals=SEARCHERS,

@@ -160,35 +160,35 @@ def _decoding(suite: Suite, run: Run, name: str, options: Options) -> None:
 _suite = partial(Suite, read=heads.check, known=known)
 SMOOTH = ("smooth-64-diffuse", "smooth-64-peaked", "smooth-128-diffuse", "smooth-128-peaked")
 LENGTH = _suite(
-    "attention_length", "attention's time and error against length", 10,
+    "attention_length", "attention's time and error against length", 12,
     ("heads", "heads-causal", "smooth-64-peaked", "noise"), _length,
     ("exact", "dci", "textbook", "iceformer", "nystrom", "performer", "window"),
     ("heads", "heads-causal"), tabled=False,
 )  # fmt: skip
 LAYERS = _suite(
-    "attention_layers", "whole layers: how many times faster than exact attention, within the tolerance", 10,
+    "attention_layers", "whole layers: how many times faster than exact attention, within the tolerance", 8,
     ("heads", "heads-causal", *SMOOTH), _layers, PAIR, ("heads", "smooth-64-peaked"),
 )  # fmt: skip
 RIVALS = _suite(
-    "attention_rivals", "every rival at attention, error against time", 10, ("heads", "smooth-64-peaked"), _rivals,
+    "attention_rivals", "every rival at attention, error against time", 3, ("heads", "smooth-64-peaked"), _rivals,
     KEYS, ("heads",),
 )  # fmt: skip
 TOPK = _suite(
-    "attention_keys", "top-k alone against the far field, by the keys that are touched", 8,
+    "attention_keys", "top-k alone against the far field, by the keys that are touched", 3,
     ("heads", "smooth-64-diffuse", "smooth-64-peaked", "needle"), _keys,
     ("exact", "dci", "exact-topk", "dci-topk", "iceformer", "ivf", "lsh"), ("heads",), tabled=False,
 )  # fmt: skip
 RANKING = _suite(
-    "attention_ranking", "ranking against bucketing: attention mass recalled at equal numbers of keys examined", 8,
+    "attention_ranking", "ranking against bucketing: attention mass recalled at equal numbers of keys examined", 2,
     ("heads", "needle"), _ranking, ("dci", "ivf", "lsh"), ("heads",),
 )  # fmt: skip
 SENSITIVITY = _suite(
-    "attention_sensitivity", "near field, far field's order, directions of dci_attention, one at a time", 4,
+    "attention_sensitivity", "near field, far field's order, directions of dci_attention, one at a time", 2,
     ("heads", "smooth-64-peaked"), _sensitivity, PAIR, ("heads",),
 )  # fmt: skip
 
 DECODING = _suite(
-    "attention_decoding", "decoding: a token's time over 32,768 cached keys, four query heads for each of keys", 3,
+    "attention_decoding", "decoding: a token's time over 32,768 cached keys, four query heads for each of keys", 2,
     ("smooth-64-diffuse", "smooth-64-peaked"), _decoding, PAIR, ("smooth-64-diffuse",),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Top-k alone against the far field, by the keys that a query touches: a full run takes about 8 minutes."""
+"""Top-k alone against the far field, by the keys that a query touches: a full run takes about 3 minutes."""
 
 from comparisons.suites_attention import TOPK as SUITE
 

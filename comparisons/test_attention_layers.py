@@ -1,4 +1,4 @@
-"""How many times faster than exact attention is a whole layer, within the tolerance? A full run takes about 10 minutes.
+"""How many times faster than exact attention is a whole layer, within the tolerance? A full run takes about 8 minutes.
 
 Bars: `comparisons.bars.FLOORS` and the tolerance.
 """

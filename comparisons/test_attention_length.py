@@ -1,4 +1,4 @@
-"""How do attention's time and error grow with the length, to 131,072 tokens? A full run takes about 10 minutes.
+"""How do attention's time and error grow with the length, to 131,072 tokens? A full run takes about 12 minutes.
 
 Bars: exponent at most 1.4 from 8,192 tokens on, never slower than exact attention, the tolerance.
 """

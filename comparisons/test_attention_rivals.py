@@ -1,4 +1,4 @@
-"""Error against time of every approximation of attention at 16,384 tokens: a full run takes about 10 minutes."""
+"""Error against time of every approximation of attention at 16,384 tokens: a full run takes about 3 minutes."""
 
 from comparisons.suites_attention import RIVALS as SUITE
 

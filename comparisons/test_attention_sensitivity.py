@@ -1,4 +1,4 @@
-"""What do near, far_field, directions and embedding change, one at a time? A full run takes about 4 minutes."""
+"""What do near, far_field, directions and embedding change, one at a time? A full run takes about 2 minutes."""
 
 from comparisons.suites_attention import SENSITIVITY as SUITE
 

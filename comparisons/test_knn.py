@@ -1,4 +1,4 @@
-"""k-NN: how long do construction and 10,000 queries take at equal recall? A full run takes about 25 minutes.
+"""k-NN: how long do construction and 10,000 queries take at equal recall? A full run takes about 15 minutes.
 
 Bars: `dci` against faiss flat and IVF (`comparisons.bars.GOALS`), and the recall that it was told.
 """

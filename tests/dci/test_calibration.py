@@ -155,8 +155,29 @@ class TestBudget:
         assert calibration.budget(20, 0.74) is not None
         assert calibration.budget(20, 0.76) is None
 
+    @pytest.mark.parametrize("tried", [(500, 700), (4999, 20)], ids=["too few visits", "too few candidates"])
+    def test_nothing_that_reaches_the_recall_costs_less_than_the_least(self, tried):
+        rng = np.random.default_rng(0)
+        visits, ranks = rng.integers(1, 5000, (256, 10)), rng.geometric(0.01, (256, 10)) - 1
+        calibration = Calibration(visits, ranks, 16, 64, 212)
+        least = calibration.least_cost(10, 0.8, *tried)
+        costs = [
+            calibration.cost(v, c)
+            for v in range(100, 5000, 100)
+            for c in range(10, 700, 10)
+            if ((visits <= v) & (ranks < c)).mean() >= 0.8
+        ]
+        assert 0.2 * min(costs) < least <= min(costs)
+
 
 class TestExactFallback:
+    def test_not_where_a_little_more_than_a_few_cells_is_needed(self):
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((25_000, 24), dtype=np.float32) @ np.linalg.qr(rng.standard_normal((96, 24)))[0].T
+        stats = dci.DCI(recall=0.9, random_state=0).fit(X).stats_
+        assert stats["method"] == "ranked"
+        assert stats["max_visits"] > 0.15 * len(X)
+
     @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
     def test_on_noise(self, metric):
         rng = np.random.default_rng(0)

@@ -171,3 +171,20 @@ def test_true_distances_are_those_of_float64(dim, metric):
     np.testing.assert_allclose(np.take_along_axis(expected, indices[:, :30], axis=1), ordered, rtol=1e-6, atol=1e-7)
     assert np.all(indices[:, 30] == -1)
     assert np.all(np.isinf(distances[:, 30]))
+
+
+def test_ranks_of_wanted_positions():
+    rng = np.random.default_rng(0)
+    places = np.stack([rng.permutation(50)[:20] for _ in range(9)])
+    places[3, 12:] = -1
+    wanted = rng.integers(-1, 50, (9, 7))
+    own = np.array([-1, places[1, 0], places[2, 5], places[3, 4], 49, *places[5:, 19]])
+    ranks = np.full(wanted.shape, 10)
+    scratch = np.zeros(50, np.int32)
+    _search.find_ranks(places, wanted, own, ranks, scratch)
+    for row, asked, skipped, found in zip(places.tolist(), wanted, own, ranks, strict=True):
+        others = [place for place in row if place not in (skipped, -1)]
+        for one, rank in zip(asked, found, strict=True):
+            if one != skipped:
+                assert rank == (min(10, others.index(one)) if one in others else 10)
+    assert not scratch.any()
