@@ -154,10 +154,10 @@ class AttentionBench:
         attended = time.perf_counter() - middle
         if attended < _SHORT:  # one call in the cold says little: time several in a row, as in a model
             count = int(2 * _SHORT / attended) + 1
-            middle = time.perf_counter()
+            begin = time.perf_counter()
             for _ in range(count):
                 rival.attend(asked)
-            attended = (time.perf_counter() - middle) / count
+            attended = (time.perf_counter() - begin) / count
         return out, middle - start, attended, rival
 
     def _warm_up(self, rival: type[Attention], *heads: Tensor) -> None:

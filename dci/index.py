@@ -79,7 +79,8 @@ class DCI:
     Notes
     -----
     The index keeps the array it was fitted to, without a copy if that is C-contiguous float32: do
-    not change it afterwards.  On top come (m + 1) * L + 1 numbers of 4 bytes a point.  Fitting takes
+    not change it afterwards.  On top come about (m + 1) * L + 1 numbers of 4 bytes a point, half of that
+    for fitted directions ranked by sum.  Fitting takes
     O(n m (d + n_cells)) plus exact answers to 256 held-out queries; `n` is limited to 2^31 - 1.
     Any number of threads may query one index at once.  Sources: Li & Malik 2016 (arXiv 1512.00442),
     Li & Malik 2017 (arXiv 1703.00440), Mao, Ester & Li 2024 (arXiv 2405.02842).

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,16 +163,21 @@ def test_contenders_take_turns(bench):
     assert "".join(Wrong.order[-4:]) == "abba"
 
 
-def test_short_calls_are_repeated(bench, monkeypatch):
-    asked = []
-    monkeypatch.setattr(Wrong, "attend", lambda self, query: asked.append(0) or 1.1 * Exact.attend(self, query))
-    monkeypatch.setattr(harness_attention, "_SHORT", 0.0)
-    bench.compare([Contender(Wrong)], 1)
-    once = len(asked)
-    monkeypatch.setattr(harness_attention, "_SHORT", 0.05)
-    (row,) = bench.compare([Contender(Wrong), Contender(Wrong, label="again")], 1)[:1]
-    assert len(asked) > 4 * once
-    assert row["seconds"][0] < 0.05
+@pytest.mark.parametrize(("each", "calls"), [(3e-4, 8), (1e-2, 1)])
+def test_short_calls_are_repeated_and_averaged(bench, monkeypatch, each, calls):
+    """By a clock that only attending moves."""
+    now, attend = [0.0], Exact.attend
+
+    def ticking(self, query):
+        now[0] += each
+        return attend(self, query)
+
+    monkeypatch.setattr(Exact, "attend", ticking)
+    monkeypatch.setattr(harness_attention, "_warm", {Exact})
+    monkeypatch.setattr(harness_attention, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    (row,) = bench.compare([Contender(Exact)], 1)
+    assert row["seconds"] == pytest.approx([each])
+    assert now[0] == pytest.approx(calls * each)
 
 
 def test_what_cannot_be_causal_or_sampled_is_left_out(few, bench):

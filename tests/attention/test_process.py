@@ -1,0 +1,130 @@
+"""The engine in a process of its own: after a fork, its memory, and Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+
+def run_script(script):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=sys.path[-1],
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_works_after_fork():
+    script = """
+        import os, warnings
+        import torch
+        from attention import AttentionOptions, dci_attention
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
+        torch.set_num_threads(1)  # OpenMP, which PyTorch's own threads are, hangs after a fork
+        latent = torch.randn(4, 4000, 6)
+        key, value = (torch.tanh(latent @ torch.randn(6, 32)) for _ in range(2))
+        options = AttentionOptions(exact_below=0, num_threads=2, tolerance=0.1)
+
+        def attend():
+            outs = []
+            for n_heads in (1, 4):  # threads within a head, and a head a thread
+                tensors = (x[:n_heads] for x in (key, key, value))
+                out, report = dci_attention(*tensors, options=options, return_report=True)
+                assert all(head.method == "near+far" for head in report.heads)
+                outs.append(out)
+            return torch.cat(outs)
+
+        before = attend()
+        child = os.fork()
+        right = torch.equal(attend(), before)
+        if child == 0:
+            os._exit(0 if right else 1)
+        assert os.waitpid(child, 0)[1] == 0, "child"
+        assert right, "parent"
+    """
+    process = run_script(script)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(("options", "n_heads"), [("tolerance=0.1", 1), ("tolerance=0.1", 8), ("top_k=16", 2)])
+def test_extra_memory_is_at_most_that_of_keys_and_values_and_a_half(is_causal, options, n_heads):
+    script = f"""
+        import resource
+        import torch
+        from attention import AttentionOptions, dci_attention
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+        torch.set_num_threads(2)
+        n = 65_536
+        maps = torch.randn(2, 6, 64)
+        key, value = torch.empty({n_heads}, n, 64), torch.empty({n_heads}, n, 64)
+        for start in range(0, n, 4096):  # the peak is to be that of what is left
+            part = slice(start, start + 4096)
+            latent = torch.randn({n_heads}, 4096, 6)
+            key[:, part] = torch.tanh(latent @ maps[0])
+            value[:, part] = torch.tanh(latent @ maps[1])
+        options = AttentionOptions(num_threads=2, {options})
+        some = [x[:1, :3000].contiguous() for x in (key, key, value)]
+        dci_attention(*some, is_causal={is_causal}, options=options)  # what is loaded when first used
+        before = peak()
+        out, report = dci_attention(key, key, value, is_causal={is_causal}, options=options, return_report=True)
+        assert all(head.method != "exact" for head in report.heads), report
+        print(peak() - before, (key.nbytes + value.nbytes) / 2**20, out.nbytes / 2**20)
+    """
+    run = run_script(script)
+    output, errors = run.communicate(timeout=600)
+    assert run.returncode == 0, errors
+    grown, size, result = map(float, output.split())
+    assert grown - result <= 1.5 * size + 100
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+@pytest.mark.parametrize("n_heads", [1, 8])
+@pytest.mark.parametrize("options", ["tolerance=0.02", "near=0.5", "top_k=64"])
+def test_ctrl_c_stops_within_about_a_second(n_heads, options):
+    script = f"""
+        import signal
+        import torch
+        from attention import AttentionOptions, dci_attention
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        torch.set_num_threads(2)
+        latent = torch.randn({n_heads}, 65_536, 6)
+        key, value = (torch.tanh(latent @ torch.randn(6, 64)) for _ in range(2))
+        key += 0.3 * torch.randn(key.shape)
+        options = AttentionOptions(num_threads=2, {options})
+        print("ready", flush=True)
+        while True:
+            dci_attention(8 * key, key, value, options=options)
+    """
+    process = run_script(script)
+    try:
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        time.sleep(1.5)  # into the work
+        begin = time.perf_counter()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        seconds = time.perf_counter() - begin
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert seconds < 3  # one second is the promise; machines are shared
