@@ -61,8 +61,8 @@ bench: build  ## every comparison once, on little data: does it run?
 	$(DEV)/python -m pytest comparisons --benchmark-only --smoke $(PYTEST_ARGS)
 
 bench-full: build  ## the comparisons that the README quotes
-	$(DEV)/python -m pytest comparisons --benchmark-only --benchmark-autosave --results results/full.json $(PYTEST_ARGS)
-	$(DEV)/python -m comparisons report results/full.json
+	$(DEV)/python -m pytest comparisons --benchmark-only --benchmark-autosave --results results/full.json $(PYTEST_ARGS); \
+	status=$$?; $(DEV)/python -m comparisons report results/full.json && exit $$status
 
 # Development installs are editable, their modules built in place with the pinned tools; the demo's is the ordinary
 # isolated build that a user gets.
