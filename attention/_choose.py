@@ -13,43 +13,47 @@ from .report import HeadReport
 
 # Below either of these, exact attention is faster than planning an approximation of it.
 EXACT_BELOW = 4096  # keys that a query sees, on average
-EXACT_BELOW_ALONE = 16384  # where few heads share the risk that planning is in vain
-MANY_HEADS = 8
 FEW_QUERIES = 2048  # that share one head of keys
 
 Result = tuple[Tensor, list[HeadReport]]
 
 
 def why_exact(
-    n_heads: int, n_queries: int, n_keys: int, width: int, dtype: torch.dtype, options: AttentionOptions
+    n_heads: int, n_queries: int, n_keys: int, seen: float, width: int, dtype: torch.dtype, options: AttentionOptions
 ) -> str:
     """Return why these sizes call for exact attention, or "" if they are worth approximating.
 
     Parameters
     ----------
     n_heads : int
-        H × G, of queries.
+        H, of keys.
     n_queries : int
         G × L, the queries that share one head of keys.
-    n_keys, width : int
-        S and E.
+    n_keys : int
+        S.
+    seen : float
+        Keys that a query sees, on average.
+    width : int
+        E.
     dtype : torch.dtype
     options : AttentionOptions
     """
-    least, few = options.exact_below, FEW_QUERIES
-    if least is not None:
-        few = min(few, least)
+    least, few, counted = EXACT_BELOW, FEW_QUERIES, seen
+    if options.exact_below is not None:  # a bound that the user sets counts all keys
+        least, few, counted = options.exact_below, min(few, options.exact_below), n_keys
     elif options.top_k is not None:  # not an approximation of attention to all keys: wanted at any length
         least, few = options.top_k + 1, 0
-    else:
-        least = EXACT_BELOW if n_heads >= MANY_HEADS else EXACT_BELOW_ALONE
-    if n_keys < least:
+    if counted < least:
         return f"fewer than {least} keys"
     if n_queries < few:
         return f"fewer than {few} queries"
     if dtype == torch.float64:
         return "float64"
-    return "" if width and n_keys else "nothing to rank"
+    if not width or not n_keys:
+        return "nothing to rank"
+    if _engine.may_fail(options) and not _engine.most_probes(n_heads, n_queries, n_keys, seen):
+        return "too little work to risk a plan"
+    return ""
 
 
 def attend(
@@ -110,14 +114,13 @@ def _up_to(
 ) -> Result:
     begin = time.perf_counter()
     n_keys, width = key.shape[-2:]
-    # Causal queries see half of the keys and gain half as much; a bound that the user sets counts all keys.
-    counted = n_keys if stops is None or options.exact_below is not None else int(_mean(stops))
-    reason = why_exact(len(key) * query.shape[1], query.shape[1] * query.shape[2], counted, width, query.dtype, options)
+    seen = n_keys if stops is None else _mean(stops)
+    reason = why_exact(len(key), query.shape[1] * query.shape[2], n_keys, seen, width, query.dtype, options)
     if not reason:
         done = _engine.attend(query, key, value, stops, scale, options)
         return _complete(query, key, value, stops, scale, done)
     out = _exact.up_to(query, key, value, stops, scale)
-    return out, _reports("exact", key, n_keys if stops is None else _mean(stops), begin, reason)
+    return out, _reports("exact", key, seen, begin, reason)
 
 
 def _complete(query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, done: Result) -> Result:

@@ -1,7 +1,7 @@
 """The approximation of one batch of heads: each is planned, calibrated and computed, or left to the exact kernel."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,8 +23,12 @@ _MARGIN = 0.9  # of the tolerance: other queries may err more than the sampled o
 _SURE = 1.2  # times the tolerance, for the error with its standard error
 _RUNS = 3
 _CORRECTION = 3.0  # error falls about with the third root of the threshold
-_PLANS_ARE_DEAR = 16384  # keys: below, planning every head in vain would cost over 5 % of exact attention
-_HEADS_A_PROBE = 6
+# What planning a head in vain costs, in pairs of a query and a key: as many as the exact kernel meets in that time,
+# measured on noise. It hardly depends on the number of queries, nor on the width.
+_PLAN_PAIRS = 9_000_000
+_PLAN_PAIRS_A_KEY = 500
+_RISK = 0.08  # of the exact time of all heads that may be spent in vain
+_HEADS_A_PROBE = 6  # where not all can be planned at that risk
 _PAYS = 0.35  # of the visible keys: touching more takes longer than the exact kernel
 
 
@@ -66,12 +70,13 @@ def attend(
     attend_head = _topk.attend_head if options.top_k is not None else _near_and_far
     n_threads = options.num_threads or torch.get_num_threads()
 
-    def run(heads: Iterable[int]) -> None:
-        some = list(heads)
-        # Heads side by side where that keeps the threads busy, else one after the other on all of them.
-        aside = len(some) % n_threads == 0 or len(some) >= 3 * n_threads
-        outer, inner = (n_threads, 1) if aside else (1, n_threads)
+    def run(heads: Sequence[int]) -> None:
+        # Heads side by side keep the threads busier; those left over one after the other, on all threads.
+        whole = len(heads) // n_threads * n_threads
+        run_some(heads[:whole], n_threads, 1)
+        run_some(heads[whole:], 1, n_threads)
 
+    def run_some(heads: Sequence[int], outer: int, inner: int) -> None:
         def attend_one(h: int) -> None:
             begin = time.perf_counter()
             with Work(inner, parent=several) as work:
@@ -83,13 +88,16 @@ def attend(
             reports[h] = replace(report, seconds=time.perf_counter() - begin)
 
         with one_blas_thread(), Work(outer) as several:
-            several.run(attend_one, some)
+            several.run(attend_one, heads)
 
     if options.top_k is None and key.shape[-2] < _LEAST_KEYS:
         return out, reports
     probes = range(n_heads)
-    if key.shape[-2] < _PLANS_ARE_DEAR and options.near is None and options.exact_below is None:
-        probes = range(0, n_heads, _HEADS_A_PROBE * (2 if key.shape[-2] < _PLANS_ARE_DEAR // 2 else 1))
+    if may_fail(options):
+        seen = key.shape[-2] if ends is None else float(ends.mean())
+        bearable = most_probes(n_heads, query.shape[1] * query.shape[2], key.shape[-2], seen)
+        if bearable < n_heads:
+            probes = range(0, n_heads, max(_HEADS_A_PROBE, -(-n_heads // max(1, bearable))))
     run(probes)
     others = sorted(set(range(n_heads)).difference(probes))
     if all(reports[h].method == "exact" for h in probes):
@@ -99,6 +107,25 @@ def attend(
     else:
         run(others)
     return out, reports
+
+
+def may_fail(options: AttentionOptions) -> bool:
+    """Whether a head may turn out not to pay after it was planned, without the user having asked for the attempt."""
+    return options.top_k is None and options.near is None and options.exact_below is None
+
+
+def most_probes(n_heads: int, n_queries: int, n_keys: int, seen: float) -> int:
+    """Return how many heads can be planned in vain without making the whole call much slower.
+
+    Parameters
+    ----------
+    n_heads, n_queries, n_keys : int
+        H, G × L and S.
+    seen : float
+        Keys that a query sees, on average.
+    """
+    vain, exact = _PLAN_PAIRS + _PLAN_PAIRS_A_KEY * n_keys, n_queries * seen
+    return 0 if exact < vain else min(n_heads, int(_RISK * n_heads * exact / vain))
 
 
 def _float32(x: Tensor) -> np.ndarray:

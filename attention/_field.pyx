@@ -91,7 +91,8 @@ cdef class Field(Moments):
                 start = i * step
                 count = min(step, n - start)
                 gather(self, scratch, queries, &order[start], count, scale)
-                scratch.wanted = NULL if keep == NULL else &keep[start]
+                if keep != NULL:
+                    scratch.wanted = &keep[start]
                 memset(scratch.off, 0, count)
                 if threshold < 0:
                     open_all(self, scratch)
@@ -129,7 +130,6 @@ cdef class Field(Moments):
         with nogil:
             gather(self, scratch, queries, &rows[0], n, scale)
             memset(scratch.off, 0, n)
-            scratch.wanted = NULL
             local(self, scratch, &stops[0], 0, stops.shape[0], self.keys, self.values)
             for i in range(n):
                 scratch.row[i] = <int32_t>i
@@ -149,7 +149,7 @@ cdef class Field(Moments):
             if not scratch.allocate(n, self.n_cells, self.cell_pad, self.dim, self.value_pad, self.n_directions,
                                     self.deviation_pad):
                 raise MemoryError("scratch of attention")
-        scratch.touched = 0
+        scratch.touched, scratch.wanted = 0, NULL
         return scratch
 
     cdef Py_ssize_t blocks(self) noexcept nogil:

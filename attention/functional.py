@@ -129,7 +129,7 @@ def dci_attention(
     >>> out.shape
     torch.Size([1, 8, 100, 32])
     >>> report.heads[0].method, report.heads[0].reason
-    ('exact', 'fewer than 16384 keys')
+    ('exact', 'fewer than 4096 keys')
     """
     check_settings(dropout_p, scale, options)
     if torch.is_autocast_enabled("cpu"):
@@ -168,7 +168,7 @@ def _attend(
         and value.numel()
     ):
         group = query.shape[-3] // key.shape[-3] if enable_gqa else 1
-        reason = why_exact(1, group * length, n_keys, query.shape[-1], query.dtype, options)
+        reason = why_exact(1, group * length, n_keys, n_keys, query.shape[-1], query.dtype, options)
         if reason:
             begin = time.perf_counter()
             out = F.scaled_dot_product_attention(

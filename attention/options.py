@@ -32,7 +32,8 @@ class AttentionOptions:
         Order of the estimate for the keys outside of the near field: 0 takes a cell's count, mean key and mean
         value, 2 also the covariances inside the cell; False leaves these keys out.
     exact_below : int, optional
-        With fewer keys than this, exact attention runs. None means the measured crossover.
+        With fewer keys than this, exact attention runs. None means the measured crossover: 4,096 keys that a query
+        sees with nine heads, 8,192 with three, 16,384 with one, if there are as many queries.
     directions : int or "auto"
         m, the number of projected coordinates.
     embedding : {"auto", "query", "random"}

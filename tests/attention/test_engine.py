@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attention import AttentionOptions, InvalidValueError, dci_attention
+from attention import AttentionOptions, InvalidValueError, _engine, dci_attention
 from attention._head import _SEGMENT as SEGMENT
 from attention._head import ALL_NEAR, Head
 from attention._plan import make_plan
 from attention.reference import topk_attention
+from attention.report import HeadReport
 from dci._threads import Work
 
 ALWAYS = AttentionOptions(exact_below=0, num_threads=2)
@@ -194,6 +195,39 @@ class TestTolerance:
         assert (head.method, head.share, head.error) == ("exact", 1.0, 0.0)
         assert "does not pay" in head.reason
         torch.testing.assert_close(out, exact(*tensors), atol=1e-5, rtol=1e-5)
+
+    @pytest.mark.parametrize(("n_heads", "length", "n_keys", "causal", "planned"), [
+        (3, 8192, 8192, False, 1),
+        (2, 8192, 8192, False, 0),
+        (12, 4096, 4096, False, 1),
+        (8, 4096, 4096, False, 0),
+        (8, 2048, 16384, False, 1),
+        (30, 2048, 4096, False, 0),
+        (2, 16384, 16384, True, 1),
+        (1, 16384, 16384, False, 1),
+    ])  # fmt: skip
+    def test_few_heads_are_planned_in_vain(self, n_heads, length, n_keys, causal, planned, monkeypatch):
+        """As many as a twelfth of the exact time pays for."""
+        plans = []
+
+        def in_vain(query, *rest):
+            plans.append(len(query))
+            return HeadReport("exact", 1.0, 1.0, 0.0, 0.0, "does not pay")
+
+        monkeypatch.setattr(_engine, "_near_and_far", in_vain)
+        query = torch.zeros(1, n_heads, length, 2)
+        key = torch.zeros(1, n_heads, n_keys, 2)
+        _, report = dci_attention(query, key, key, is_causal=causal, return_report=True)
+        assert len(plans) == planned
+        assert {head.method for head in report.heads} == {"exact"}
+        assert len(report.heads) == n_heads
+        if not planned:
+            assert report.heads[0].reason == "too little work to risk a plan"
+
+    def test_few_heads_are_approximated(self):
+        tensors = [part.repeat(1, 3, 1, 1) for part in smooth(8192)]
+        _, report = dci_attention(*tensors, options=AttentionOptions(tolerance=0.1), return_report=True)
+        assert [head.method for head in report.heads] == ["near+far"] * 3
 
     def test_heads_are_judged_one_by_one(self):
         pairs = zip(smooth(2048), gaussian(2048, spread=2.0), strict=True)

@@ -30,7 +30,7 @@ def test_exact_says_why(small, monkeypatch):
     report = report_of(shape, shape, shape)
     head = report.heads[0]
     assert (head.method, head.keys_touched, head.share, head.error) == ("exact", 4.0, 1.0, 0.0)
-    assert head.reason == "fewer than 16384 keys"
+    assert head.reason == "fewer than 4096 keys"
     assert head.seconds > 0
     assert report.seconds > 0
     assert report.worst_error == 0.0
