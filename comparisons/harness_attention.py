@@ -24,7 +24,7 @@ from comparisons.datasets import optional
 from comparisons.heads import Heads, load, split
 from comparisons.results import Row, Run
 
-_SHORT = 1e-3  # seconds
+_SHORT = 5e-3  # seconds
 
 _warm: set[type[Attention]] = set()  # rivals that ran in this process
 

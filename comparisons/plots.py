@@ -140,7 +140,8 @@ def lines(ax: Any, series: dict[str, list[tuple[float, float]]], fit: bool = Tru
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:.2%}"))
     ax.tick_params(axis="x", rotation=30)
-    ax.legend(frameon=False, handlelength=4, fontsize=8)
+    if series:  # below the panel, where no line runs
+        ax.legend(frameon=False, handlelength=4, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.24))
 
 
 def series_of(rows: Sequence[Row], x: str, y: Callable[[Row], float], name: str = "rival") -> dict[str, list]:

@@ -154,9 +154,9 @@ DIMENSIONS = tuple(f"manifold-20k-12-{dim}" for dim in (16, 32, 64, 128, 256, 51
 INTRINSIC = tuple(f"manifold-20k-{intrinsic}-256" for intrinsic in (4, 8, 16, 24))
 _suite = partial(Suite, rivals=tuple(RIVALS), smoke_data=SMOKE_DATA, read=lambda name, smoke: load(name, smoke))
 KNN = _suite("knn", "total time, construction plus 10,000 queries, at equal recall", 15, ALL, _equal_recall)
-CONSTRUCTION = _suite("construction", "the fastest construction that reaches the recall", 10, PAIR, _construction)
-BATCH = _suite("batch", "batches of queries on a built index, by their size", 15, PAIR, _batch)
-LATENCY = _suite("latency", "one query at a time on a built index", 3, PAIR, _latency)
+CONSTRUCTION = _suite("construction", "the fastest construction that reaches the recall", 14, PAIR, _construction)
+BATCH = _suite("batch", "batches of queries on a built index, by their size", 18, PAIR, _batch)
+LATENCY = _suite("latency", "one query at a time on a built index", 15, PAIR, _latency)
 GROWTH = _suite(
     "growth",
     "time against the number of points",
@@ -169,19 +169,19 @@ GROWTH = _suite(
 DIMENSION = _suite(
     "dimension",
     "time against the dimension, ambient and intrinsic",
-    15,
+    8,
     DIMENSIONS + INTRINSIC,
     _equal_recall,
     rivals=SEARCHERS,
     smoke_data=("manifold-2k-12-16", "manifold-2k-12-64", "manifold-2k-4-64"),
 )
 SENSITIVITY = _suite(
-    "sensitivity", "dci's own parameters, one at a time", 10, PAIR, _sensitivity, rivals=("dci",), tabled=False
+    "sensitivity", "dci's own parameters, one at a time", 5, PAIR, _sensitivity, rivals=("dci",), tabled=False
 )
 PARETO = _suite(
     "pareto",
     "total time at every recall against every setting of every rival",
-    60,
+    35,
     PAIR,
     _pareto,
     rivals=TRACED,

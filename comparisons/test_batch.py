@@ -1,4 +1,4 @@
-"""Batches of 10 to 10,000 queries on a built index, whatever its construction took: a full run takes about 15 minutes.
+"""Batches of 10 to 10,000 queries on a built index, whatever its construction took: a full run takes about 18 minutes.
 
 The rows in ``extra_info`` hold all sizes; the largest batch is what pytest-benchmark times.
 """

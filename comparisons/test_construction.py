@@ -1,4 +1,4 @@
-"""Construction alone: what is the fastest one that still reaches the recall? A full run takes about 10 minutes."""
+"""Construction alone: what is the fastest one that still reaches the recall? A full run takes about 14 minutes."""
 
 from comparisons.suites import CONSTRUCTION as SUITE
 

@@ -1,4 +1,4 @@
-"""How does time grow with the dimension, ambient and intrinsic? A full run takes about 15 minutes."""
+"""How does time grow with the dimension, ambient and intrinsic? A full run takes about 8 minutes."""
 
 from comparisons.suites import DIMENSION as SUITE
 

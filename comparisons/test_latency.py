@@ -1,4 +1,4 @@
-"""One query at a time on a built index, whatever its construction took: a full run takes about 3 minutes.
+"""One query at a time on a built index, whatever its construction took: a full run takes about 15 minutes.
 
 Bar: the median of `dci` is at most that of the fastest faiss IVF.
 """

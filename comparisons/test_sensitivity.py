@@ -1,4 +1,4 @@
-"""What do m, L, levels, directions, ranking and k change, one at a time? A full run takes about 10 minutes."""
+"""What do m, L, levels, directions, ranking and k change, one at a time? A full run takes about 5 minutes."""
 
 from comparisons.suites import SENSITIVITY as SUITE
 
