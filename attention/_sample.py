@@ -18,7 +18,7 @@ _FIRST = 0.02  # threshold
 _SLOPE = 0.35  # of log error over log threshold, about
 _MOST, _LEAST = 0.2, 1e-4  # a cell with a fifth of the mass is near even where the sample does not ask for it
 _NONE_NEAR = 1e6
-_LOOKS = 5
+_LOOKS = 7
 # Queries out of the reach of their blocks attend to every key. Where that is dear, blocks reach further, if a sample of
 # those queries shows that the tolerance allows it.
 _DEAR, _CHEAP = 512, 256  # keys that this costs a query, on average over all

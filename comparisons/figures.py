@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ def _against_recall(rows: Sequence[Row], value: Callable[[Row], float], better: 
         ax.set(yscale="log", xlabel="recall@10", ylabel=label, title=heading(select(some, data=data)))
         ticks(ax.yaxis, time if better == "down" else lambda rate: f"{rate:,.0f}")
         low, high = ax.get_ylim()
-        ax.set_ylim((low / 2, high) if better == "down" else (low, 2 * high))  # room for the arrow
+        ax.set_ylim((low / 3, high) if better == "down" else (low, 3 * high))  # room for the arrow
         ax.annotate("better", **_corner(better), textcoords="axes fraction", xycoords="axes fraction",
                     arrowprops={"arrowstyle": "->", "color": "#555555"}, color="#555555")  # fmt: skip
     legend(figure, axes)
@@ -226,15 +225,14 @@ def sensitivity(rows: Sequence[Row]) -> Figure | None:
     parameters = [*dict.fromkeys(name for row in some for name in row["build"] if name != "recall"), "k"]
     figure, axes = axes_for(len(parameters), height=2.8, width=3.7, across=3)
     for ax, parameter in zip(axes, parameters, strict=True):
-        styles = zip(names(some), (OURS["dci"], *SPARE), cycle((6, -12)), strict=False)
-        for data, (color, marker, line), above in styles:
-            mine = select(some, data=data)
-            points = _parameter(mine, parameter)
+        found = {data: _parameter(select(some, data=data), parameter) for data in names(some)}
+        tops = [max(m.total for _, m in there) for there in zip(*found.values(), strict=False)]
+        for (data, points), (color, marker, line) in zip(found.items(), (OURS["dci"], *SPARE), strict=False):
             ax.plot(
                 range(len(points)), [m.total for _, m in points], marker=marker, linestyle=line, color=color, label=data
             )
-            for at, (_, m) in enumerate(points):
-                place = {"xytext": (0, above), "textcoords": "offset points", "ha": "center"}
+            for at, ((_, m), top) in enumerate(zip(points, tops, strict=False)):
+                place = {"xytext": (0, 6 if m.total == top else -12), "textcoords": "offset points", "ha": "center"}
                 ax.annotate(f"{m.recall:.2f}", (at, m.total), fontsize=7, **place)
             ax.set_xticks(range(len(points)), [str(value) for value, _ in points])
         ax.set(yscale="log", title=parameter)

@@ -163,7 +163,7 @@ def test_contenders_take_turns(bench):
     assert "".join(Wrong.order[-4:]) == "abba"
 
 
-@pytest.mark.parametrize(("each", "calls"), [(3e-4, 8), (1e-2, 1)])
+@pytest.mark.parametrize(("each", "calls"), [(3e-4, 35), (1e-2, 1)])
 def test_short_calls_are_repeated_and_averaged(bench, monkeypatch, each, calls):
     """By a clock that only attending moves."""
     now, attend = [0.0], Exact.attend
