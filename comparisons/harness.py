@@ -216,8 +216,9 @@ class Bench:
         starts = [call * batch % (len(self.data.queries) - batch + 1) for call in range(count)]
         seconds = np.empty((len(settings), count))
         ids = np.empty((len(settings), count, batch, self.k), dtype=np.int64)
+        turns = list(blocks(count, max(1, min(50, count // 4))))
         with self.limits():
-            for calls in blocks(count, max(1, min(50, count // 4))):
+            for calls in turns:
                 for which, (rival, setting) in enumerate(zip(rivals, settings, strict=True)):
                     rival.query(self.data.queries[:batch], self.k, **setting.search)  # the caches are its own again
                     for call in range(calls.start, calls.stop):
@@ -225,6 +226,10 @@ class Bench:
                         start = time.perf_counter()
                         ids[which, call] = rival.query(queries, self.k, **setting.search)
                         seconds[which, call] = time.perf_counter() - start
+        # What the turns' medians differ by, the outer quarters left out: on a quiet machine, next to nothing.
+        quarter, middle, three_quarters = np.quantile(
+            [np.median(seconds[:, calls], axis=1) for calls in turns], (0.25, 0.5, 0.75), axis=0
+        )
         asked = (np.array(starts)[:, None] + np.arange(ids.shape[2])).ravel()
         some = Dataset(self.data.name, self.data.points, self.data.queries[asked])
         return [
@@ -237,6 +242,7 @@ class Bench:
                 "recall": recall(recompute(some, ids[which].reshape(-1, self.k), self.k), self.radius[asked]),
                 "median": float(np.median(seconds[which])),
                 "p90": float(np.quantile(seconds[which], 0.9)),
+                "spread": float((three_quarters - quarter)[which] / middle[which]),
             }
             for which, setting in enumerate(settings)
         ]

@@ -1,9 +1,12 @@
 """The harness: what it chooses, in which order it measures, what it keeps."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from fakes import Partial
 
+from comparisons import harness, results
 from comparisons.harness import Bench, Measurement, Setting, cheapest, finalists, front
 from comparisons.results import Run
 from comparisons.truth import InvalidAnswerError, recall, recompute
@@ -100,6 +103,25 @@ def test_calls_check_what_they_time(bench, batch):
     assert row["recall"] == 1.0
     assert row["batch"] == min(batch, 60)
     assert 0 < row["median"] <= row["p90"]
+
+
+@pytest.mark.parametrize(("slow", "busy"), [(0, False), (3, False), (10, True)])
+def test_calls_whose_turns_differ_mean_a_busy_machine(bench, monkeypatch, slow, busy):
+    """By a clock that runs three times as fast in the first turns, of one call each, and stands still between calls."""
+    now, asked = [0.0], []
+
+    def perf_counter():
+        asked.append(0)
+        at = len(asked) // 2 - 1  # two looks for the fit, two for every call
+        now[0] += (3.0 if at < slow else 1.0) * (len(asked) % 2 == 0)
+        return now[0]
+
+    bench.warm_up(Partial)
+    bench.radius  # noqa: B018 - what is cached is not timed
+    monkeypatch.setattr(harness, "time", SimpleNamespace(perf_counter=perf_counter))
+    monkeypatch.setattr(harness, "blocks", lambda count, size: [slice(at, at + 1) for at in range(count)])
+    rows = bench.calls("batch", [Setting(Partial)], 10, 20, wanted=0.9)
+    assert bool(results.busy(rows)) == busy
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,8 @@ def test_a_spread_of_more_than_a_fifth_means_a_busy_machine():
     assert busy([quiet, noisy, {"suite": "memory"}]) == [noisy]
     assert not busy([row(query=[0.001, 0.003], build=[0, 0])])  # milliseconds always differ
     assert busy([{"seconds": [1.0, 2.0]}])
+    assert busy([{"batch": 1, "spread": 0.3}])
+    assert not busy([{"batch": 1, "spread": 0.1}])
 
 
 def test_notes_of_numpy_types_become_plain():
