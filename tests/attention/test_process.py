@@ -2,22 +2,12 @@
 
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import time
 
 import pytest
 
-
-def run_script(script):
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=sys.path[-1],
-    )
+from tests.processes import run_script, succeed
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
@@ -50,12 +40,7 @@ def test_works_after_fork():
         assert os.waitpid(child, 0)[1] == 0, "child"
         assert right, "parent"
     """
-    process = run_script(script)
-    try:
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
+    succeed(script)
 
 
 @pytest.mark.slow
@@ -88,10 +73,7 @@ def test_extra_memory_is_at_most_that_of_keys_and_values_and_a_half(is_causal, o
         assert all(head.method != "exact" for head in report.heads), report
         print(peak() - before, (key.nbytes + value.nbytes) / 2**20, out.nbytes / 2**20)
     """
-    run = run_script(script)
-    output, errors = run.communicate(timeout=600)
-    assert run.returncode == 0, errors
-    grown, size, result = map(float, output.split())
+    grown, size, result = map(float, succeed(script, timeout=600).split())
     assert grown - result <= 1.5 * size + 100
 
 

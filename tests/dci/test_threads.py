@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
@@ -15,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 import dci
 from dci import _linalg
+from tests.processes import run_script, succeed
 
 OPTIONS = [
     {},
@@ -91,16 +91,6 @@ def test_many_threads_fit_their_own(manifold):
         same(result, results[seed % 2])
 
 
-def run_script(script, **options):
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_works_after_fork():
     script = """
@@ -126,12 +116,7 @@ def test_works_after_fork():
         assert os.waitpid(child, 0)[1] == 0, "child"
         assert right, "parent"
     """
-    process = run_script(script)
-    try:
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0, errors
+    succeed(script)
 
 
 LONG = {
