@@ -31,4 +31,5 @@ class Field(Moments):
         reach: float = ...,
         local_keys: _Floats | None = None,
         local_values: _Floats | None = None,
+        risks: _Floats | None = None,
     ) -> tuple[int, _Ids]: ...

@@ -5,20 +5,23 @@ block's mean query, a cell is one key and one value, so that the far field of a 
 """
 import numpy as np
 
+from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, expf, sqrtf
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from dci._kernels cimport LANES, table
 
-from ._moments cimport NO_KEYS, Moments
+from ._moments cimport Moments
 from ._near cimport forget, gather, local, near, open_all, write
 from ._scratch cimport BLOCK, Scratch, add_pair
 
 cdef enum:
     BLOCKS = 16  # of queries whose linear forms are made in one pass over the moments
 
-cdef float ODD = 2  # times the block's mean, the least variance by which a query is out of reach
+cdef float ODD = 2  # times the block's mean or the reach, the least variance by which a query is out of reach
+cdef float SPREAD = 0.5  # of the squared variance that the linear forms leave out, in the squared error of a mass
+cdef float MOST_GAIN = 1e9  # that a suspected error counts
 cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 
 
@@ -38,7 +41,7 @@ cdef class Field(Moments):
     def attend(self, const float[:, ::1] queries, const int32_t[::1] order, float scale, float threshold,
                bint keep_far, float[:, ::1] out, const int64_t[::1] stops=None, Py_ssize_t boundary=0,
                const uint8_t[::1] wanted=None, float reach=INFINITY, const float[:, :] local_keys=None,
-               const float[:, :] local_values=None):
+               const float[:, :] local_values=None, float[::1] risks=None):
         """Attention of some rows over the keys taken so far, and over those from `boundary` to each row's stop.
 
         Parameters
@@ -80,8 +83,11 @@ cdef class Field(Moments):
         cdef Scratch scratch = self.scratch(min(n, step))
         cdef const int64_t *stop_of = NULL
         cdef const uint8_t *keep = NULL
+        cdef float *risk_of = NULL
         if wanted is not None:
             keep = &wanted[0]
+        if risks is not None:
+            risk_of = &risks[0]
         if stops is not None:
             stop_of = &stops[0]
         if local_keys is None:
@@ -103,7 +109,7 @@ cdef class Field(Moments):
                 near(self, scratch)
                 if stop_of != NULL:
                     local(self, scratch, stop_of, boundary, stops.shape[0], local_keys, local_values)
-                write(self, scratch, out)
+                write(self, scratch, out, risk_of)
                 for j in range(count):
                     if scratch.off[j]:
                         rows_beyond[n_beyond] = order[start + j]
@@ -133,7 +139,7 @@ cdef class Field(Moments):
             local(self, scratch, &stops[0], 0, stops.shape[0], self.keys, self.values)
             for i in range(n):
                 scratch.row[i] = <int32_t>i
-            write(self, scratch, out)
+            write(self, scratch, out, NULL)
         self.idle.append(scratch)
 
     cdef Scratch scratch(self, Py_ssize_t n):
@@ -273,6 +279,8 @@ cdef class Field(Moments):
         cdef float *gains = s.bias + cells
         cdef float *shrink = s.bias + 2 * cells
         cdef float *shares = s.shares + b * cells
+        cdef float *doubts = s.bias + 3 * cells
+        cdef float lanes[LANES]
         cdef float *inverse = s.small + 2 * BLOCK
         cdef float *tile_row
         cdef float variance, own, spread, near_sum
@@ -290,12 +298,13 @@ cdef class Field(Moments):
                 shrink[c] = CLOSURE / variance
                 self.shrink_cell(keys, values, c, shrink[c])
             bias[c] = self.log_counts[c] + shrink[c] * (spread - own) / 2
-            gains[c] = self.gain(variance, self.log_counts[c])
+            gains[c] = self.gain(variance, spread, self.log_counts[c]) * self.spreads[c]
+            doubts[c] = min(gains[c], MOST_GAIN) * min(gains[c], MOST_GAIN) * self.mean_spread / self.mean_count
         for i in range(count):
             s.pointers[i] = s.queries + (first + i) * dim
         table().affine(s.pointers, count, dim, keys, bias, cells // LANES, s.scores, cells)
         for i in range(count):
-            s.shift[first + i] = table().largest(s.scores + i * cells, cells)
+            s.shift[first + i] = max(-FLT_MAX, table().largest(s.scores + i * cells, cells))
         table().exponentials(s.scores, cells, count, cells, s.shift + first, s.sum + first)
         for i in range(count):
             if s.off[first + i]:
@@ -305,10 +314,16 @@ cdef class Field(Moments):
             taken = table().take_above(s.scores + i * cells, gains, cells, threshold * s.sum[first + i], s.taken,
                                        &near_sum)
             for j in range(taken):
-                if self.log_counts[s.taken[j]] > NO_KEYS:
-                    add_pair(s, s.taken[j], first + i)
+                add_pair(s, s.taken[j], first + i)
             s.sum[first + i] = max(<float>0, s.sum[first + i] - near_sum)
             inverse[i] = 1 / (s.sum[first + i] * count) if s.sum[first + i] > 0 else 0
+            memset(lanes, 0, LANES * sizeof(float))
+            for c from 0 <= c < cells by LANES:
+                for lane in range(LANES):
+                    tile_row = s.scores + i * cells + c
+                    lanes[lane] += tile_row[lane] * tile_row[lane] * doubts[c + lane]
+            for lane in range(LANES):
+                s.risk[first + i] += lanes[lane]
             if self.count[self.n_cells]:
                 add_pair(s, self.n_cells, first + i)
         memset(shares, 0, cells * sizeof(float))
@@ -322,16 +337,23 @@ cdef class Field(Moments):
                         s.out + first * self.value_pad, self.value_pad)
         s.touched += count * self.n_cells
 
-    cdef float gain(self, float variance, float log_count) noexcept nogil:
-        """What a cell's share of the mass is weighed with: measured errors a key grow about so."""
+    cdef float gain(self, float variance, float spread, float log_count) noexcept nogil:
+        """What a cell's share of the mass is weighed with: measured errors grow about so.
+
+        The error of a sum over n keys falls with n, but not what the linear forms leave out of the mass.
+        """
         cdef float excess = 0, deviation, frozen
+        if log_count == -INFINITY:  # no keys
+            return 0
         if variance > CLOSURE:
             # The mass of n Gaussian scores is that of the closure only up to s = sqrt(2 log n); beyond, the largest
             # alone count.
             deviation, frozen = sqrtf(variance), sqrtf(2 * max(log_count, <float>0))
             excess = variance / 2 if deviation < frozen else deviation * frozen - log_count
             excess = min(<float>40, max(<float>0, excess - CLOSURE / 2))
-        return sqrtf((<float>0.3 + min(variance, CLOSURE)) * self.mean_count) * expf(excess - log_count / 2)
+        return expf(excess) * sqrtf(
+            self.mean_count * ((<float>0.3 + min(variance, CLOSURE)) * expf(-log_count) + SPREAD * spread * spread)
+        )
 
     cdef void shrink_cell(self, float *keys, float *values, Py_ssize_t c, float factor) noexcept nogil:
         cdef Py_ssize_t k, v, panel = c // LANES, lane = c % LANES

@@ -71,13 +71,14 @@ class Head:
         self.window = options.window
         self._order: IdArray | None = None
         self.reach = REACH
+        self.risks = np.zeros(len(self.query), np.float32)  # squared errors that the last calls suspect
         self.beyond: IdArray = np.empty(0, np.int32)  # rows of the last call that were out of reach
         self.keep_far = options.far_field is not False
         for_keys, for_queries = plan.moments or (None, None)
         self.field = Field(
             key,
             value,
-            plan.cells_of(key, options.sink, work.num_threads),
+            plan.cells_of(key, value, options.sink, work.num_threads),
             plan.references,
             for_keys,
             for_queries,
@@ -146,7 +147,7 @@ class Head:
             part = slice(start, start + size)
             done[start] = self.field.attend(
                 self.query, rows[part], self.scale, threshold, self.keep_far, out, self.stops, segment.boundary,
-                None if wanted is None else wanted[part], self.reach,
+                None if wanted is None else wanted[part], self.reach, risks=self.risks,
             )  # fmt: skip
 
         starts = range(0, len(rows), size)
@@ -157,7 +158,7 @@ class Head:
             beyond = beyond[np.isin(beyond, rows[wanted == 1])]
         # No moment of a cell tells an odd query of a single key that it alone weighs: these attend to every key.
         alone = self.field.attend(
-            self.query, beyond, self.scale, ALL_NEAR, self.keep_far, out, self.stops, segment.boundary
+            self.query, beyond, self.scale, ALL_NEAR, self.keep_far, out, self.stops, segment.boundary, risks=self.risks
         )
         return touched + alone[0]
 

@@ -1,12 +1,5 @@
 from libc.stdint cimport int32_t
 
-cdef extern from *:
-    """
-    #define NO_KEYS -1e30f
-    """
-    const float NO_KEYS  # the log of no keys
-
-
 cdef class Moments:
     cdef readonly Py_ssize_t n_keys, n_cells, dim, width, n_directions
     cdef Py_ssize_t value_pad, deviation_pad, row_stride, cell_pad
@@ -24,8 +17,8 @@ cdef class Moments:
     cdef float[:, ::1] mean_values
     cdef float[:, :, :, ::1] sigma
     cdef float[:, :, :, ::1] gamma
-    cdef float[::1] log_counts, no_bias
-    cdef float mean_count
+    cdef float[::1] mean_value, log_counts, no_bias, value_squares, spreads
+    cdef float mean_count, mean_spread
     cdef const float[:, ::1] for_keys, for_queries
     cdef float[:, :, ::1] query_panels
     cdef float[:, ::1] covariance, lifted, mean_sigma
@@ -34,6 +27,7 @@ cdef class Moments:
     cdef void pack(self, Py_ssize_t c, float *scratch) noexcept nogil
     cdef tuple read(self)
     cdef void average(self) noexcept nogil
+    cdef void spread(self, float total) noexcept nogil
     cdef bint take(self, Py_ssize_t c, Py_ssize_t boundary) noexcept nogil
     cdef void close(self, Py_ssize_t panel) noexcept nogil
     cdef void lift(self, Py_ssize_t c, float share) noexcept nogil

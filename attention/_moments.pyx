@@ -1,7 +1,7 @@
 """Keys and values of one head in cells, with the moments of a prefix of them."""
 import numpy as np
 
-from libc.math cimport log
+from libc.math cimport INFINITY, log, sqrtf
 from libc.stdint cimport int32_t
 from libc.string cimport memcpy, memset
 
@@ -14,6 +14,9 @@ from dci._rows import panels_of
 
 def round_up(n):
     return -(-n // LANES) * LANES
+
+
+cdef float LEAST_SPREAD = 0.25  # of the mean: also a cell of equal values has a mass to err in
 
 
 cdef class Moments:
@@ -72,9 +75,12 @@ cdef class Moments:
         self.key_sums = np.zeros((cells if self.projected else 0, self.dim), np.float32)
         self.mean_keys = np.zeros((self.cell_pad // LANES, self.dim, LANES), np.float32)
         self.mean_values = np.zeros((cells, self.value_pad), np.float32)
+        self.mean_value = np.zeros(self.value_pad, np.float32)
         self.sigma = np.zeros((self.cell_pad // LANES, self.dim, m, LANES), np.float32)
         self.gamma = np.zeros((cells, self.value_pad // LANES, m, LANES), np.float32)
-        self.log_counts = np.full(self.cell_pad, NO_KEYS, np.float32)
+        self.log_counts = np.full(self.cell_pad, -np.inf, np.float32)
+        self.value_squares = np.zeros(cells, np.float32)
+        self.spreads = np.zeros(self.cell_pad, np.float32)
         self.no_bias = np.zeros(max(self.cell_pad * self.dim, self.value_pad * m, TILE) + LANES, np.float32)
         self.covariance = np.zeros((m, self.deviation_pad), np.float32)
         self.mean_sigma = np.zeros((self.dim, self.deviation_pad), np.float32)
@@ -115,23 +121,23 @@ cdef class Moments:
 
     def moments(self):
         """Copy what `attend` reads of the keys taken so far, for `restore`."""
-        return self.mean_count, tuple(np.array(array) for array in self.read())
+        return (self.mean_count, self.mean_spread), tuple(np.array(array) for array in self.read())
 
     def restore(self, moments):
         """Let `attend` read an earlier state; `advance` needs a `reset` first."""
-        self.mean_count = moments[0]
+        self.mean_count, self.mean_spread = moments[0]
         for array, copy in zip(self.read(), moments[1]):
             np.asarray(array)[...] = copy
 
     def reset(self):
         """Return to the state before any key was taken."""
-        for array in (*self.read(), self.first, self.second, self.key_sums):
+        for array in (*self.read(), self.first, self.second, self.key_sums, self.value_squares):
             np.asarray(array)[...] = 0
-        np.asarray(self.log_counts)[...] = NO_KEYS
+        np.asarray(self.log_counts)[...] = -np.inf
 
     cdef tuple read(self):
         return (self.count, self.mean_keys, self.mean_values, self.sigma, self.gamma, self.log_counts,
-                self.mean_sigma)
+                self.mean_sigma, self.spreads)
 
     def release(self):
         """Give back the memory that only `advance`, `reset` and `exact` need: they are over."""
@@ -164,6 +170,7 @@ cdef class Moments:
         memset(&self.mean_sigma[0, 0], 0, self.dim * self.deviation_pad * sizeof(float))
         if total == 0:
             return
+        self.spread(total)
         for panel in range(self.cell_pad // LANES):
             for lane in range(LANES):
                 c = panel * LANES + lane
@@ -175,6 +182,29 @@ cdef class Moments:
                     for lane in range(LANES):
                         share += shares[lane] * sigma[lane]
                     self.mean_sigma[e, k] += share
+
+    cdef void spread(self, float total) noexcept nogil:
+        """Mean squared distance of all values to their mean, and by how much a cell's are farther, as a factor."""
+        cdef Py_ssize_t c, v
+        cdef double mean, product, squares = 0
+        cdef float *sums = &self.mean_value[0]
+        memset(sums, 0, self.value_pad * sizeof(float))
+        for c in range(self.n_cells):
+            for v in range(self.width):
+                sums[v] += self.mean_values[c, v] * (self.count[c] / total)
+        mean = table().dot(sums, sums, self.width)
+        for c in range(self.n_cells):
+            self.spreads[c] = 0
+            if self.count[c]:
+                product = table().dot(sums, &self.mean_values[c, 0], self.width)
+                self.spreads[c] = <float>max(<double>0, self.value_squares[c] / self.count[c] - 2 * product + mean)
+                squares += self.spreads[c] * self.count[c] / total
+        self.mean_spread = <float>squares
+        for c in range(self.n_cells):
+            if 0 < self.mean_spread < INFINITY:
+                self.spreads[c] = sqrtf(self.spreads[c] / self.mean_spread + LEAST_SPREAD)
+            else:
+                self.spreads[c] = 1
 
     cdef bint take(self, Py_ssize_t c, Py_ssize_t boundary) noexcept nogil:
         """Add a cell's keys before `boundary` to its sums and means; return whether there were any new ones."""
@@ -196,6 +226,8 @@ cdef class Moments:
         sums = &self.first[c, 0]
         table().combine(&one, 0, 0, 1, n - before, &self.rows[start + before, 0], self.row_stride, self.row_stride,
                         sums, self.row_stride)
+        for j in range(before, n):
+            self.value_squares[c] += table().norm2(&self.rows[start + j, 0], self.width)
         share = <float>1 / n
         gap = sums + self.value_pad
         for k in range(self.dim):

@@ -11,4 +11,4 @@ cdef void open_all(Moments cells, Scratch s) noexcept nogil
 cdef void near(Moments cells, Scratch s) noexcept nogil
 cdef void local(Moments cells, Scratch s, const int64_t *stops, Py_ssize_t boundary, Py_ssize_t length,
                 const float[:, :] local_keys, const float[:, :] local_values) noexcept nogil
-cdef void write(Moments cells, Scratch s, float[:, ::1] out) noexcept nogil
+cdef void write(Moments cells, Scratch s, float[:, ::1] out, float *risks) noexcept nogil

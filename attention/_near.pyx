@@ -2,7 +2,8 @@
 
 What is attended to is added to the state of the queries in `Scratch`: a shift, a sum of exponentials, weighted values.
 """
-from libc.math cimport expf
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY, expf
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
@@ -11,7 +12,6 @@ from dci._kernels cimport LANES, table
 from ._moments cimport Moments
 from ._scratch cimport BLOCK, LOCAL_TILE, TILE, Scratch, add_pair, is_wanted
 
-cdef float NOTHING = -1e30  # the score of what is not there
 cdef float ROOM = 30  # a score so far above the shift makes a new shift
 
 
@@ -32,8 +32,9 @@ cdef void forget(Moments cells, Scratch s) noexcept nogil:
     """Have attended to nothing yet."""
     cdef Py_ssize_t i
     for i in range(s.n):
-        s.shift[i] = NOTHING
+        s.shift[i] = -FLT_MAX
         s.sum[i] = 0
+        s.risk[i] = 0
     memset(s.out, 0, s.n * cells.value_pad * sizeof(float))
 
 
@@ -117,12 +118,13 @@ cdef void visit(Moments cells, Scratch s, const int32_t *visitors, Py_ssize_t n_
             for i in range(count):
                 q, row = visitors[first + i], s.scores + i * width
                 for j in range(n if limits == NULL else limits[first + i], width):
-                    row[j] = NOTHING
+                    row[j] = -INFINITY
                 top = table().largest(row, width)
                 if top > s.shift[q] + ROOM:
                     factor = expf(max(<float>-87, s.shift[q] - top))
                     s.shift[q] = top
                     s.sum[q] *= factor
+                    s.risk[q] *= factor * factor
                     for k in range(cells.value_pad):
                         s.out[q * cells.value_pad + k] *= factor
                 shift[i], sums[i] = s.shift[q], 0
@@ -142,7 +144,7 @@ cdef void visit(Moments cells, Scratch s, const int32_t *visitors, Py_ssize_t n_
             s.touched += count * n
 
 
-cdef void write(Moments cells, Scratch s, float[:, ::1] out) noexcept nogil:
+cdef void write(Moments cells, Scratch s, float[:, ::1] out, float *risks) noexcept nogil:
     """Write what the queries have attended to, but for those that are out of reach."""
     cdef Py_ssize_t i, k
     cdef float share
@@ -152,3 +154,5 @@ cdef void write(Moments cells, Scratch s, float[:, ::1] out) noexcept nogil:
         share = 1 / s.sum[i] if s.sum[i] > 0 else 0
         for k in range(cells.width):
             out[s.row[i], k] = s.out[i * cells.value_pad + k] * share
+        if risks != NULL:
+            risks[s.row[i]] = s.risk[i] * share * share

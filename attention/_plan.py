@@ -61,11 +61,12 @@ class Plan:
     moments: tuple[FloatArray, FloatArray] | None
     radius: float | None
 
-    def cells_of(self, key: FloatArray, sink: int, num_threads: int) -> IdArray:
+    def cells_of(self, key: FloatArray, value: FloatArray, sink: int, num_threads: int) -> IdArray:
         """Cell of every key, and C for the keys that belong to every near field, (S,) int32."""
         cell_of, gap = assign_cells(self.place_keys(key), self.centers, num_threads)
         rest = key - self.references[cell_of]
         cell_of[np.maximum(gap / self.spread[0], row_norms(rest) / self.spread[1]) > self.stray] = len(self.centers)
+        cell_of[_outliers(value)] = len(self.centers)
         cell_of[:sink] = len(self.centers)
         return cell_of
 
@@ -93,7 +94,7 @@ def make_plan(
 ) -> Plan:
     """Plan from samples of the queries (n, E) and the keys (S, E) of a head; a query sees `seen` keys on average."""
     rng = np.random.default_rng(options.random_state)
-    n_cells = cells_for(seen, options.tolerance)
+    n_cells = min(len(key), cells_for(seen, options.tolerance))
     queries = _finite(query[_some(rng, len(query), _SAMPLE)], "query") * np.float32(scale)
     keys = _finite(key[_some(rng, len(key), max(_SAMPLE, _SAMPLE_PER_CELL * n_cells))], "key")
     centered = keys[:_SAMPLE] - keys.mean(0)
@@ -129,6 +130,14 @@ def cells_for(seen: float, tolerance: float) -> int:
     """How many cells: about what the estimate of all of them costs, the keys of near ones cost too."""
     count = _CELLS * (seen / 16384) ** 0.4 * float(np.clip(0.05 / tolerance, 0.5, 1)) ** 0.6
     return int(np.clip(_LANES * round(count / _LANES), _LEAST_CELLS, _MOST_CELLS))
+
+
+def _outliers(value: FloatArray) -> npt.NDArray[np.intp]:
+    """Rows of values far from the mean of all, of which a cell's moments would say too little, at most 64."""
+    mean = value[:: -(-len(value) // _SAMPLE)].mean(0)
+    gap = row_norms(value) - 2 * np.einsum("ij,j->i", value, mean) + mean @ mean  # no copy of the values
+    far = np.flatnonzero(gap > _STRAY * float(gap.mean(dtype=np.float64)))
+    return far[np.argsort(-gap[far], kind="stable")[:_MOST_STRAYS]]
 
 
 def row_norms(rows: FloatArray) -> FloatArray:

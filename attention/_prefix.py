@@ -85,7 +85,7 @@ def make_prefix(
     field = Field(
         key,
         value,
-        plan.cells_of(key, options.sink, 1),
+        plan.cells_of(key, value, options.sink, 1),
         plan.references,
         for_keys,
         for_queries,

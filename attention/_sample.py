@@ -1,22 +1,26 @@
-"""From the tolerance to a threshold, and from an output to its error: a few queries of a head computed exactly."""
+"""From the tolerance to a threshold, and from an output to its error: some queries of a head computed exactly."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
+from ._bounds import estimate_sum, row_probabilities
 from ._head import ALL_NEAR, BLOCK, REACH, Head, Segment
 from ._plan import FloatArray, IdArray
 
-Moments = tuple[float, tuple[FloatArray, ...]]
+Moments = tuple[tuple[float, float], tuple[FloatArray, ...]]
 
 _SEGMENTS = 4
 _BLOCKS = 16
 _ROWS = 2  # of a block
-_CHECKED = 64  # rows of the output, any
-_FIRST = 0.02  # threshold
+_CHECKED = 96  # rows of the output, beside those of the search, and as often as
+_CHECKS, _HOPEFUL = 3, 0.9  # the error is below this share of the tolerance
+_FIRST = 0.05  # threshold
 _SLOPE = 0.35  # of log error over log threshold, about
-_MOST, _LEAST = 0.2, 1e-4  # a cell with a fifth of the mass is near even where the sample does not ask for it
+_MOST, _LEAST = 0.5, 2e-4  # a cell with a large part of the mass is near even where the sample does not ask for it
 _NONE_NEAR = 1e6
 _LOOKS = 7
 # Queries out of the reach of their blocks attend to every key. Where that is dear, blocks reach further, if a sample of
@@ -62,12 +66,8 @@ class Sample:
         self.empty = not far
         if self.empty:
             return
-        starts, sizes = (np.array(x) for x in zip(*((s.start, s.stop - s.start) for s in far), strict=True))
-        of_far = rng.choice(sizes.sum(), min(_CHECKED, sizes.sum()), replace=False)
-        segment_of = np.searchsorted(np.cumsum(sizes), of_far, side="right")
-        rows = starts[segment_of] + of_far - (np.cumsum(sizes) - sizes)[segment_of]
-        self.checked = (rows + rng.integers(head.group, size=len(rows)) * head.length).astype(np.int32)
         picked = [far[i] for i in sorted({round(x) for x in np.linspace(0, len(far) - 1, _SEGMENTS)})]
+        self.n_far = head.group * sum(segment.stop - segment.start for segment in far)
         self.parts = []
         for segment in picked:
             head.field.advance(segment.boundary)
@@ -105,11 +105,6 @@ class Sample:
         touched, self.beyond = self._attend(threshold, wanted)
         error = np.hypot(relative_error(self.out[self.chosen], self.exact), self._odd_error(self.out))
         return Found(threshold, float(error), touched / sum(int(these.sum()) for these in wanted))
-
-    @cached_property
-    def exact_checked(self) -> FloatArray:
-        """Exact output of the rows that `check` looks at, once there is an output to check."""
-        return self.head.exact(self.checked)
 
     def search(self, tolerance: float, most: float) -> Found:
         """Look for the largest threshold within the tolerance, by a power law between threshold and error.
@@ -190,17 +185,40 @@ class Sample:
             low, high = (low, middle) if look.touched - none_near.touched < size else (middle, high)
         return look
 
-    def check(self, out: FloatArray) -> tuple[float, float]:
-        """Relative L2 error of an output (G * L, Ev) on queries that had no part in the search, and a bound for others.
+    def check(self, out: FloatArray, tolerance: float = 1.0) -> tuple[float, float]:
+        """Relative L2 error of an output (G * L, Ev) that `Head.run` has written, and its upper bound.
 
-        Odd queries are too few for these; their sample, which the search saw, is counted as well. The bound is one
-        standard error more: where few queries make up the error, others may bring more of it.
+        Where the bound alone is beyond the tolerance, more rows are looked at. All that were are exact from then on;
+        the bound counts what they were.
         """
-        error = relative_error(out[self.checked], self.exact_checked)
-        squares = np.square(out[self.checked] - self.exact_checked).sum(1, dtype=np.float64)
-        total = max(float(squares.sum()), float(np.finfo(np.float32).tiny))
-        bound = error * float(np.sqrt(1 + np.sqrt(np.square(squares).sum()) / total))
-        return float(np.hypot(error, self._odd_error(out))), float(np.hypot(bound, self._odd_error(out, more=1)))
+        sizes = squared_norms(out)
+        chances = row_probabilities(self.head.risks, sizes)
+        if not chances.any():
+            return 0.0, 0.0
+        drawn, exact, total = self.chosen, self.exact, max(float(sizes.sum()), float(np.finfo(np.float32).tiny))
+        for looks in range(1, _CHECKS + 1):
+            rows = self.rng.choice(len(out), _CHECKED, p=chances).astype(np.int32)
+            some, places = np.unique(rows, return_inverse=True)
+            drawn, exact = np.concatenate([drawn, rows]), np.concatenate([exact, self.head.exact(some)[places]])
+            # The rows of the search count as well: they were drawn evenly.
+            share = looks * _CHECKED / len(drawn)
+            probabilities = share * chances[drawn] + (1 - share) / self.n_far
+            error = estimate_sum(squared_norms(out[drawn] - exact), probabilities)
+            larger = estimate_sum(squared_norms(exact) - sizes[drawn], probabilities)
+            estimate = math.sqrt(error.total / max(total + larger.total, 0.25 * total))
+            bound = math.sqrt(error.upper / max(total + larger.lower, 0.25 * total))
+            if bound <= tolerance or estimate > _HOPEFUL * tolerance:
+                break
+        out[drawn] = exact
+        return estimate, bound
+
+
+def squared_norms(rows: FloatArray) -> npt.NDArray[np.float64]:
+    """Squared norms of rows, (n,) float64, also where they are beyond float32."""
+    norms: npt.NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows).astype(np.float64)
+    if not np.isfinite(norms).all():
+        norms = np.square(rows, dtype=np.float64).sum(1)
+    return norms
 
 
 def relative_error(out: FloatArray, exact: FloatArray) -> float:

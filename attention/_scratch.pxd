@@ -14,6 +14,7 @@ cdef class Scratch:
     cdef float *shift
     cdef float *sum
     cdef float *out
+    cdef float *risk
     cdef const float **pointers
     cdef float *means
     cdef float *projected

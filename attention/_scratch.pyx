@@ -12,6 +12,7 @@ cdef class Scratch:
         free(self.shift)
         free(self.sum)
         free(self.out)
+        free(self.risk)
         free(self.pointers)
         free(self.means)
         free(self.projected)
@@ -48,6 +49,7 @@ cdef class Scratch:
         self.shift = <float *>malloc(n * sizeof(float))
         self.sum = <float *>malloc(n * sizeof(float))
         self.out = <float *>malloc(n * value_pad * sizeof(float))
+        self.risk = <float *>malloc(n * sizeof(float))
         self.pointers = <const float **>malloc((n + n_blocks) * sizeof(float *))
         self.means = <float *>malloc(n_blocks * dim * sizeof(float))
         self.projected = <float *>malloc(n * deviation_pad * sizeof(float))
@@ -63,7 +65,7 @@ cdef class Scratch:
         self.spreads = <float *>malloc(n_blocks * dim * m * sizeof(float))
         self.wide = <float *>malloc(dim * deviation_pad * sizeof(float))
         self.quadratic = <float *>malloc(n_blocks * cells * sizeof(float))
-        self.bias = <float *>malloc(3 * cells * sizeof(float))
+        self.bias = <float *>malloc(4 * cells * sizeof(float))
         self.scores = <float *>malloc(BLOCK * score_width * sizeof(float))
         self.sums = <float *>malloc(BLOCK * max(value_pad, deviation_pad) * sizeof(float))
         self.small = <float *>malloc(3 * BLOCK * sizeof(float))
@@ -74,7 +76,8 @@ cdef class Scratch:
         self.panel = <float *>malloc(LOCAL_TILE * (dim + value_pad) * sizeof(float))
         self.limits = <int32_t *>malloc(n * sizeof(int32_t))
         self.capacity = n
-        return (self.row and self.queries and self.shift and self.sum and self.out and self.pointers and self.means
+        return (self.row and self.queries and self.shift and self.sum and self.out and self.risk
+                and self.pointers and self.means
                 and self.projected and self.keys and self.values and self.shares and self.slopes and self.gaps
                 and self.gaps_projected and self.means_projected and self.off and self.trust and self.spreads
                 and self.wide and self.quadratic and self.bias and self.scores and self.sums and self.small

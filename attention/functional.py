@@ -87,6 +87,8 @@ def dci_attention(
                                                              1 1
 
         Together with `attn_mask`, both hold. (PyTorch's kernels do the same or raise, depending on the shapes.)
+        Directions, cells and thresholds of the approximation come from all keys of the call: no value of a later key
+        enters an output, but which earlier keys are attended to exactly may depend on later ones, within the tolerance.
     scale : float, optional
         Factor of the scores; None means 1/√E.
     enable_gqa : bool

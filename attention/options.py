@@ -20,7 +20,9 @@ class AttentionOptions:
     Parameters
     ----------
     tolerance : float
-        Wanted relative L2 error of a head's output against exact attention, in (0, 1).
+        Largest relative L2 error of a head's output against exact attention, in (0, 1). A head is approximated only
+        where an upper bound of its error (`HeadReport.error_bound`, of 99 % confidence) is within; single queries may
+        err more.
     top_k : int, optional
         Attend to this many keys of each query and to no others: the IceFormer of Mao, Ester & Li 2024. Goes with
         ``far_field=False``, which it implies, and not with `near`. Where exact attention runs for another reason

@@ -17,11 +17,22 @@ class HeadReport:
     share : float
         `keys_touched` as a share of the keys that a query may see, on average.
     error : float
-        Relative L2 error of the output, estimated from queries that were computed exactly; 0.0 where all were.
+        Relative L2 error of the head's output, estimated from some 130 queries that were computed exactly; 0.0 where
+        all were.
     seconds : float
         Wall time; work on several heads at once is shared out evenly.
     reason : str
         Why this method.
+    error_bound : float
+        Upper bound of the true error; 0.0 where all was exact. Approximated heads whose bound is beyond the tolerance
+        are left to the exact kernel, unless `near` or `top_k` fix what is attended to.
+
+    Notes
+    -----
+    The bound has a confidence of 99 % for a head, by the central limit theorem with a correction for skewness; queries
+    that the kernels suspect of larger errors, and those with larger outputs, are more likely to be looked at. It covers
+    the error of the head as a whole: the error of a single query can be larger. It does not cover queries whose error
+    is far beyond that of all that were looked at and that nothing made suspicious.
     """
 
     method: str
@@ -30,6 +41,7 @@ class HeadReport:
     error: float
     seconds: float
     reason: str
+    error_bound: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,8 +60,8 @@ class Report:
     --------
     >>> print(Report((HeadReport("exact", 12.0, 1.0, 0.0, 0.001, "few keys"),), 0.001))
     1 head, 1.0 ms, worst error 0.0000
-    head  method    keys touched   share   error        ms  reason
-       0  exact             12.0  1.0000  0.0000       1.0  few keys
+    head  method    keys touched   share   error   bound        ms  reason
+       0  exact             12.0  1.0000  0.0000  0.0000       1.0  few keys
     """
 
     heads: tuple[HeadReport, ...]
@@ -64,9 +76,10 @@ class Report:
         plural = "" if len(self.heads) == 1 else "s"
         lines = [
             f"{len(self.heads)} head{plural}, {self.seconds * 1e3:.1f} ms, worst error {self.worst_error:.4f}",
-            "head  method    keys touched   share   error        ms  reason",
+            "head  method    keys touched   share   error   bound        ms  reason",
         ]
         for i, h in enumerate(self.heads):
-            measured = f"{h.keys_touched:12.1f}  {h.share:6.4f}  {h.error:6.4f}  {h.seconds * 1e3:8.1f}"
+            errors = f"{h.error:6.4f}  {h.error_bound:6.4f}"
+            measured = f"{h.keys_touched:12.1f}  {h.share:6.4f}  {errors}  {h.seconds * 1e3:8.1f}"
             lines.append(f"{i:4d}  {h.method:8s}  {measured}  {h.reason}")
         return "\n".join(lines)

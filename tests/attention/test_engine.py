@@ -131,35 +131,32 @@ class TestFullBudget:
 
 
 class TestTolerance:
-    def check(self, tensors, visible, tolerances, options=ALWAYS, likely=None, slack=1.3):
-        """`likely` bounds how far the estimate may be from the true error, where either counts."""
+    def check(self, tensors, visible, tolerances, options=ALWAYS):
+        """Return the true error over the tolerance and the report for each tolerance, once both keep the promise."""
         arguments = VISIBLE[visible](tensors[1].shape[-2])
         expected = exact(*tensors, **arguments)
-        methods = []
+        found = []
         for tolerance in tolerances:
             out, head = attend(*tensors, options.replace(tolerance=tolerance), **arguments)
             error = off(out, expected)
-            assert error <= slack * tolerance, f"{visible}, tolerance {tolerance}: error {error}, {head}"
-            assert head.error <= tolerance
-            if head.method == "exact":
-                assert error < 1e-5
-            elif likely and max(error, head.error) > 0.3 * tolerance:
-                assert 1 / likely < head.error / error < likely, f"tolerance {tolerance}: error {error}, {head}"
-            methods.append(head.method)
-        return set(methods)
+            assert error <= (1.1 * tolerance if head.method == "near+far" else 1e-5), f"error {error}, {head}"
+            assert head.error <= head.error_bound <= tolerance
+            found.append((error / tolerance, head))
+        return found
 
-    @pytest.mark.parametrize("visible", VISIBLE)
+    @pytest.mark.parametrize(("visible", "n"), [("all", 4096), ("causal", 8192), ("prefix", 8192)])
     @pytest.mark.parametrize(("width", "spread"), [(32, 1.0), (32, 3.0), (64, 2.0)])
-    def test_smooth(self, visible, width, spread):
-        methods = self.check(smooth(4096, width, spread=spread), visible, (0.02, 0.05, 0.1, 0.2), likely=1.5)
-        assert "near+far" in methods or visible == "causal"  # whose segments are half of so few keys
+    def test_smooth(self, visible, n, width, spread):
+        for ratio, head in self.check(smooth(n, width, spread=spread), visible, (0.1, 0.2)):
+            assert head.method == "near+far"
+            assert ratio <= 1
+            assert 0.6 < head.error / head.error_bound < 1  # the rows' errors are alike
 
     @pytest.mark.parametrize("visible", VISIBLE)
     @pytest.mark.parametrize("n_clusters", [20, 40, 200])
     @pytest.mark.parametrize("spread", [1.0, 3.0])
     def test_clustered(self, visible, n_clusters, spread):
-        # Five of 4,096 queries, where clusters meet, may hold most of the error: no sample is sure to have one.
-        self.check(clustered(4096, spread=spread, n_clusters=n_clusters), visible, (0.02, 0.1), slack=1.6)
+        self.check(clustered(4096, spread=spread, n_clusters=n_clusters), visible, (0.02, 0.1))
 
     @pytest.mark.parametrize("visible", VISIBLE)
     @pytest.mark.parametrize("spread", [0.3, 1.0, 2.0])
@@ -172,17 +169,14 @@ class TestTolerance:
     @pytest.mark.parametrize("spread", [0.5, 1.5, 4.0])
     @pytest.mark.parametrize("seed", [1, 2])
     def test_at_8192(self, visible, make, spread, seed):
-        likely = 1.5 if make is smooth else None
-        self.check(make(8192, spread=spread, seed=seed), visible, (0.02, 0.05, 0.1, 0.2), likely=likely)
+        self.check(make(8192, spread=spread, seed=seed), visible, (0.02, 0.05, 0.1, 0.2))
 
     @pytest.mark.slow
     @pytest.mark.parametrize("n_clusters", [20, 40, 100, 200, 1000])
     @pytest.mark.parametrize("spread", [1.0, 3.0])
     @pytest.mark.parametrize("seed", range(1, 4))
     def test_many_kinds_of_clusters(self, n_clusters, spread, seed):
-        self.check(
-            clustered(4096, seed=seed, spread=spread, n_clusters=n_clusters), "all", (0.02, 0.05, 0.1, 0.2), slack=1.6
-        )
+        self.check(clustered(4096, seed=seed, spread=spread, n_clusters=n_clusters), "all", (0.02, 0.05, 0.1, 0.2))
 
     def test_approximates_where_it_pays(self):
         _, head = attend(*smooth(8192), ALWAYS.replace(tolerance=0.1))
@@ -338,7 +332,7 @@ class TestFarField:
         arguments = VISIBLE[visible](4096)
         tensors = smooth(4096, spread=3.0)
         out, _ = attend(*tensors, ALWAYS.replace(tolerance=0.1, far_field=far_field), **arguments)
-        assert off(out, exact(*tensors, **arguments)) <= 0.13
+        assert off(out, exact(*tensors, **arguments)) <= 0.11
 
 
 def head_of(query, key, value, stops, options=ALWAYS, plan=None):
@@ -434,11 +428,28 @@ class TestPinned:
             out, _ = attend(*tensors, ALWAYS.replace(near=1, sink=sink))
             torch.testing.assert_close(out[0, [77, 500]], tensors[2][0, [sink - 1] * 2], atol=0.05, rtol=0.05)
 
+    @pytest.mark.parametrize("n_keys", [5, 16, 31])
+    def test_sinks_of_fewer_keys_than_cells(self, n_keys):
+        query, key, value = smooth(n_keys, length=100)
+        plan = make_plan(query[0].numpy(), key[0].numpy(), n_keys, 0.2, ALWAYS, 1)
+        assert len(plan.references) == len(plan.centers) + 1
+        cells = plan.cells_of(key[0].numpy(), value[0].numpy(), 4, 1)
+        assert (cells[:4] == len(plan.centers)).all()
+        assert (cells[4:] < len(plan.centers)).all()
+
+    def test_outlying_values_lie_in_no_cell(self):
+        query, key, value = (x.clone() for x in smooth(4096))
+        far = torch.arange(10, 4096, 130)
+        value[0, far] *= 50
+        _, plan = head_of(query, key, value, None)
+        cells = plan.cells_of(key[0].numpy(), value[0].numpy(), 0, 1)
+        assert (cells[far] == len(plan.centers)).all()
+
     @pytest.mark.parametrize("sink", [0, 1, 7])
     def test_sinks_lie_in_no_cell(self, sink):
         query, key, value = smooth(1000)
         _, plan = head_of(query, key, value, None)
-        cells = plan.cells_of(key[0].numpy(), sink, 1)
+        cells = plan.cells_of(key[0].numpy(), value[0].numpy(), sink, 1)
         n_cells = len(plan.centers)
         assert (cells[:sink] == n_cells).all()
         assert (cells[sink:] == n_cells).sum() <= 64 + 1000 // 50
@@ -595,7 +606,7 @@ class TestDegenerate:
         for tolerance in (0.05, 0.2):
             out, head = attend(*tensors, ALWAYS.replace(tolerance=tolerance), **arguments)
             assert out.isfinite().all()
-            assert float((out - expected).norm()) <= 1.3 * tolerance * size + rounding, head
+            assert float((out - expected).norm()) <= 1.1 * tolerance * size + rounding, head
 
     @pytest.mark.parametrize("name", EXTREMES)
     @pytest.mark.parametrize(("width", "embedding"), [(32, "random"), (48, "query")])

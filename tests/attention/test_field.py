@@ -72,6 +72,18 @@ class TestExact:
         np.testing.assert_allclose(out, exact(queries, keys, values), atol=1e-5)
         assert touched == 300 * 150
 
+    def test_scores_lower_than_any_mask(self):
+        """Of scores about -1e34 the largest still takes all."""
+        keys, values = 1e17 * (1 + np.abs(normal(40, 20))), normal(40, 11, seed=1)
+        queries = -1e16 * (1 + np.abs(normal(9, 20, seed=2)))
+        field = make(keys, values, np.arange(40) % 8, 7)
+        stops = np.full(9, 33)
+        field.advance(16)
+        out = np.empty((9, 11), np.float32)
+        field.attend(queries, np.arange(9, dtype=np.int32), SCALE, ALL_NEAR, True, out, stops, 16)
+        largest = (queries.astype(float) @ keys[:33].T.astype(float)).argmax(1)
+        np.testing.assert_array_equal(out, values[largest])
+
     @pytest.mark.parametrize("name", ASSIGNMENTS)
     def test_a_threshold_of_zero_leaves_nothing_far(self, name):
         keys, values, queries = normal(300, 20), normal(300, 11, seed=1), normal(150, 20, seed=2)
