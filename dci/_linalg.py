@@ -5,7 +5,6 @@ need next; on these sizes it gains nothing from them.
 """
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,9 +13,11 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-_lock = threading.Lock()
-_inside = 0  # calls within `one_blas_thread`
-_limit: Any = None  # of the first of them
+from ._fork import Lock
+
+_lock = Lock()
+_inside: set[object] = set()  # calls within `one_blas_thread`
+_before: list[tuple[Any, int]] = []  # the libraries' numbers of threads before the first of them
 
 
 @cache
@@ -32,24 +33,35 @@ def one_blas_thread() -> Iterator[None]:
     Setting the limit takes a while, and other threads can take the interpreter meanwhile: work that
     decomposes many matrices enters once.
     """
-    global _inside, _limit
+    global _before
+    call = object()
     with _lock:
-        if _inside == 0:
-            _limit = _pools().limit(limits=1, user_api="blas")
-        _inside += 1
+        if not _inside:
+            _before = [(pool, pool.get_num_threads()) for pool in _pools().select(user_api="blas").lib_controllers]
+            for pool, _ in _before:
+                pool.set_num_threads(1)
+        _inside.add(call)
     try:
         yield
     finally:
         with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _limit.restore_original_limits()
+            if call in _inside:  # else this is a child that was forked within
+                _inside.remove(call)
+                if not _inside:
+                    _restore()
+
+
+def _restore() -> None:
+    global _before
+    for pool, num_threads in _before:
+        pool.set_num_threads(num_threads)
+    _before = []
 
 
 def _forget() -> None:
     """Start anew in a forked child, where the threads that were inside are no more."""
-    global _lock, _inside
-    _lock, _inside = threading.Lock(), 0
+    _inside.clear()
+    _restore()
 
 
 if hasattr(os, "register_at_fork"):
