@@ -8,9 +8,9 @@ cdef extern from "csrc/kernels.h" nogil:
     ctypedef struct Reservoir "dci_reservoir":
         uint64_t *entries
         float tau
-        int32_t count
-        int32_t keep
-        int32_t capacity
+        Py_ssize_t count
+        Py_ssize_t keep
+        Py_ssize_t capacity
 
     ctypedef struct Kernels "dci_kernels":
         const char *name
@@ -50,7 +50,7 @@ cdef extern from "csrc/kernels.h" nogil:
                                  int32_t *taken, float *taken_sum) noexcept nogil
         float (*overlap)(const float *a, float scale, const float *b, Py_ssize_t n) noexcept nogil
 
-    void reservoir_cut "dci_reservoir_cut"(Reservoir *reservoir, int32_t most)
+    void reservoir_cut "dci_reservoir_cut"(Reservoir *reservoir, Py_ssize_t most)
     void reservoir_push "dci_reservoir_push"(Reservoir *reservoir, float score, uint32_t position)
     Py_ssize_t select_keys "dci_select"(uint64_t *keys, Py_ssize_t n, Py_ssize_t low,
                                         Py_ssize_t high)

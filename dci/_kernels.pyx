@@ -92,8 +92,8 @@ cdef class Reservoirs:
             raise MemoryError(f"{size} reservoirs of {capacity} entries")
         for i in range(size):
             self.item[i].entries = self.storage + i * capacity
-            self.item[i].keep = <int32_t>keep
-            self.item[i].capacity = <int32_t>capacity
+            self.item[i].keep = keep
+            self.item[i].capacity = capacity
         self.clear(size)
 
     def clear(self, Py_ssize_t size):

@@ -27,7 +27,7 @@
 typedef struct {
     uint64_t *entries;
     float tau;
-    int32_t count, keep, capacity;
+    ptrdiff_t count, keep, capacity;
 } dci_reservoir;
 
 /* A float's bits as an unsigned integer of the same order (-inf lowest, +inf highest). */
@@ -53,12 +53,12 @@ static inline float dci_entry_score(uint64_t entry) {
 }
 
 /* Drop all but the best m, keep <= m <= most; the threshold becomes the worst of them. */
-static inline void dci_reservoir_cut(dci_reservoir *reservoir, int32_t most) {
+static inline void dci_reservoir_cut(dci_reservoir *reservoir, ptrdiff_t most) {
     uint64_t worst = 0;
     if (reservoir->count < reservoir->keep) return;
     if (most > reservoir->count) most = reservoir->count;
-    reservoir->count = (int32_t)dci_select(reservoir->entries, reservoir->count, reservoir->keep, most);
-    for (int32_t i = 0; i < reservoir->count; i++)
+    reservoir->count = dci_select(reservoir->entries, reservoir->count, reservoir->keep, most);
+    for (ptrdiff_t i = 0; i < reservoir->count; i++)
         if (reservoir->entries[i] > worst) worst = reservoir->entries[i];
     reservoir->tau = dci_entry_score(worst);
 }
