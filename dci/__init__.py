@@ -7,7 +7,7 @@ The layers, each calling only what is below it:
     _engine      fitting: what to project on, how much to look at, whether ranking pays
     calibration  from a wanted recall to a budget
     _ranker      projected points in cells; batches of queries
-    _exact_search, _embedding, directions, _threads
+    _exact_search, _embedding, _subset, directions, _threads, _fork
     _cells, _exact, _rescore, _rows, _kernels      Cython, without the GIL
     csrc/        C kernels, one file an instruction set, chosen at run time
 

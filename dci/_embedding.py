@@ -6,6 +6,8 @@ T_K(x) = [x / c, sqrt(1 - |x|^2 / c^2)] and T_Q(q) = [q / |q|, 0] make the large
 smallest distance (Mao, Ester & Li 2024, section 4), as directions drawn at random need it.
 """
 
+from typing import Any
+
 import numpy as np
 
 from ._exact_search import power_of_two, sample_mean
@@ -44,6 +46,16 @@ class Embedding:
         self.center = sample_mean(Rows(X, self.scale, row_scale, extra))
         self.points = Rows(X, self.scale, row_scale, extra, self.center)
         self.width = self.points.width
+        self._of_points = row_scale, extra
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the points: whoever keeps them keeps them once, and gives them back with `attach`."""
+        return {key: value for key, value in self.__dict__.items() if key != "points"}
+
+    def attach(self, X: FloatArray) -> None:
+        """Take the points of another Embedding of them, after unpickling."""
+        row_scale, extra = self._of_points
+        self.points = Rows(X, self.scale, row_scale, extra, self.center)
 
     def queries(self, Q: FloatArray, absmax: float) -> Rows:
         """Rows of queries; their order of points does not depend on the scale of an ip query."""

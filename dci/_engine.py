@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,8 @@ import numpy.typing as npt
 from . import directions as dirs
 from ._embedding import Embedding
 from ._exact_search import ExactSearch
-from ._ranker import Plan, Ranker
+from ._fork import Lock
+from ._ranker import MOST_CELLS, Plan, Ranker
 from ._rows import multiply, prepared
 from ._search import count_below
 from ._threads import Work
@@ -21,6 +22,7 @@ from .params import Params
 _CELLS = 1.5  # times as many cells as the papers: finer cells waste fewer visits
 _HELD_OUT = 256  # queries whose true neighbours calibrate the budgets
 _MAX_K = 64  # neighbours of each that the first calibration knows
+_MOST_K = 1024  # that any knows: with more of them a ranked query compares so many points that it hardly pays
 _SAMPLE = 2048  # rows that directions are fitted to
 # How far calibration follows the held-out queries: share of the points visited, candidates.
 _EFFORTS = ((0.15, 512), (0.5, 512), (0.5, 4096), (1.0, 16384))
@@ -32,6 +34,7 @@ _PILOT_SIMPLE = (8, 12, 16, 24, 32, 48)
 _PILOT_QUERY_COUNT = 10_000  # over so many queries the pilot spreads the cost of building
 _MAX_SIMPLE = 64
 _TINY_NS = 16_000.0  # below this cost of an exact query nothing is faster
+_NS_MASK = 4.0  # of a call with a filter, for each point
 _PAYS = 0.75  # of the exact cost that a ranked query may take, estimates being what they are
 
 
@@ -47,9 +50,14 @@ class Engine:
         Queries of the calibration, and their rows of X if they are points themselves.
     known : (some, k)
         True neighbours of the first held-out queries.
+    calibrations
+        By the number of neighbours they know, powers of two up to a limit, and their effort.
+    stats
+        What was chosen and measured while fitting.
+    lock
+        Of the calibrations.
     """
 
-    X: FloatArray
     exact: ExactSearch
     most_cost: float
     ranker: Ranker | None = None
@@ -59,16 +67,22 @@ class Engine:
     held_out_ids: IdArray | None = None
     known: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.int64))
     calibrations: dict[tuple[int, int], Calibration] = field(default_factory=dict)
+    stats: dict[str, Any] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
 
-    def calibration(self, ranker: Ranker, k: int, effort: int, work: Work) -> Calibration:
-        """Return the calibration that knows k neighbours, made with this effort when first asked for."""
-        size = _MAX_K
-        while size < k:
-            size *= 2
-        key = min(size, self.most_neighbours()), effort
-        if key not in self.calibrations:
-            self.calibrations[key] = self._calibrate(ranker, self.neighbours(key[0], work), effort, work)
-        return self.calibrations[key]
+    @property
+    def X(self) -> FloatArray:  # noqa: N802 - the papers' matrix
+        """The points, (n, d) float32."""
+        return self.exact.X
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lock = Lock()
+        if self.ranker is not None:
+            self.ranker.embedding.attach(self.X)
 
     def most_neighbours(self) -> int:
         """Return how many a held-out query can have: not itself."""
@@ -89,21 +103,53 @@ class Engine:
             visits, candidates,
         )  # fmt: skip
 
-    def budget(self, k: int, recall: float, work: Work) -> Budget | None:
-        """Return the budget that reaches `recall` at k, None where exact search is the better way."""
-        if self.ranker is None or recall == 1.0 or k > self.most_neighbours():
+    def budget(
+        self, k: int, recall: float, work: Work, n_queries: float = np.inf, n_allowed: int | None = None
+    ) -> Budget | None:
+        """Return the budget that reaches `recall` at k, None where exact search is the better way.
+
+        What has not been calibrated yet is calibrated only if it can save these queries more time than it takes.
+
+        Parameters
+        ----------
+        n_queries : int, or infinity where all queries to come may profit
+        n_allowed : int, optional
+            Points that may be answers; at least 1.
+        """
+        n, dim = self.X.shape
+        if self.ranker is None or recall == 1.0:
             return None
-        if exact_cost(*self.X.shape) < _TINY_NS:  # too few to save anything, or to calibrate on
-            return Budget(len(self.X), len(self.X), 1.0)
+        most_cost = self.most_cost
+        if n_allowed is not None:
+            # The k-th allowed point is about the (k / share)-th of all; and a mask in the order of the cells is made.
+            k = -(-k * n // n_allowed)
+            most_cost = min(most_cost, _PAYS * exact_cost(n_allowed, dim) - n * _NS_MASK / n_queries)
+        if k > min(self.most_neighbours(), _MOST_K):
+            return None
+        if exact_cost(n, dim) < _TINY_NS:  # too few to save anything, or to calibrate on
+            return Budget(n, n, 1.0) if n_allowed is None else None
+        size = _MAX_K
+        while size < k:
+            size *= 2
+        size = min(size, self.most_neighbours())
+        least = k, k
         for effort in range(len(_EFFORTS)):
-            calibration = self.calibration(self.ranker, k, effort, work)
-            budget = calibration.budget(k, recall)
+            saving = most_cost - self._cost(self.ranker, *least, n_allowed)
+            if saving <= 0:
+                return None
+            with self.lock:
+                calibration = self.calibrations.get((size, effort))
+                if calibration is None:
+                    if n_queries * saving < self._calibration_cost(self.ranker, size, effort):
+                        return None
+                    calibration = self._calibrate(self.ranker, self.neighbours(size, work), effort, work)
+                    self.calibrations[size, effort] = calibration
+                budget = calibration.budget(k, recall)
             if budget is not None:
-                pays = calibration.cost(budget.visits, budget.candidates) < self.most_cost
+                pays = self._cost(self.ranker, budget.visits, budget.candidates, n_allowed) < most_cost
                 return budget if pays else None
             # What was tried is not enough; will more still be cheaper than exact search?
-            if calibration.least_cost(k, recall, *self._generous(self.ranker, k, effort)) > self.most_cost:
-                return None
+            least = calibration.least(k, recall, *self._generous(self.ranker, k, effort))
         return None
 
     def _generous(self, ranker: Ranker, k: int, effort: int) -> tuple[int, int]:
@@ -113,16 +159,19 @@ class Engine:
         visits = n if ranker.plan.n_cells == 0 else min(n, max(round(n * share), 64 * k))
         return visits, min(n, max(candidates, 16 * k))
 
-    def pays_filtered(self, ranker: Ranker, visits: int, candidates: int, n_allowed: int) -> bool:
-        """Whether ranking is cheaper than exact search of the allowed points.
-
-        Visits count allowed points only, so that more cells are opened.
-        """
+    def _cost(self, ranker: Ranker, visits: int, candidates: int, n_allowed: int | None = None) -> float:
+        """Estimated time of a ranked query, in ns."""
         n, dim = self.X.shape
         plan = ranker.plan
-        every = min(n, visits * n / max(1, n_allowed))
-        cost = ranked_cost(every, candidates, plan.n_composite * plan.n_simple, dim, plan.n_cells)
-        return cost < exact_cost(n_allowed, dim)
+        # Visits count allowed points only, so that more cells are opened.
+        every = visits if n_allowed is None else min(n, visits * n / n_allowed)
+        return ranked_cost(every, candidates, plan.n_composite * plan.n_simple, dim, plan.n_cells)
+
+    def _calibration_cost(self, ranker: Ranker, k: int, effort: int) -> float:
+        """Estimated time of a calibration, in ns: exact answers and a generous search."""
+        return self.held_out_size() * (
+            exact_cost(*self.X.shape) + self._cost(ranker, *self._generous(ranker, k, effort))
+        )
 
     def held_out_size(self) -> int:
         """Return the number of held-out queries."""
@@ -141,7 +190,7 @@ def build(
     n, dim = X.shape
     # Who asks for a structure gets it, also where exact search would be faster.
     most_cost = _PAYS * exact_cost(n, dim) if params.all_auto else np.inf
-    engine = Engine(X, ExactSearch(X, absmax, params.metric), most_cost)
+    engine = Engine(ExactSearch(X, absmax, params.metric), most_cost)
     if params.all_auto:
         if params.recall == 1.0:
             engine.reason = "recall=1.0 asks for exact search"
@@ -245,7 +294,7 @@ def _n_cells(n: int, n_levels: int | None) -> int:
     if n_levels == 1:
         return 0
     levels = n_levels or 2
-    return max(1, min(n, round(_CELLS * float(n ** (1 - 1 / levels)))))
+    return max(1, min(n, MOST_CELLS, round(_CELLS * float(n ** (1 - 1 / levels)))))
 
 
 def _pilot(

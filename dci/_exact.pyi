@@ -5,26 +5,26 @@ import numpy.typing as npt
 
 from ._kernels import Reservoirs
 from ._rows import Rows
-from ._types import BoolArray, FloatArray
+from ._types import BoolArray, FloatArray, IdArray
 
 def scan(
     points: Rows,
+    ids: IdArray | None,
     start: int,
     stop: int,
     queries: FloatArray,
     reservoirs: Reservoirs,
     squared: bool,
-    allowed: npt.NDArray[np.uint8] | None = None,
 ) -> float: ...
 def merge(lists: Sequence[Reservoirs]) -> Reservoirs: ...
 def uncertain(reservoirs: Reservoirs, k: int, n_points: int, error: npt.NDArray[np.float64]) -> BoolArray: ...
 def scan_direct(
-    X: FloatArray,
+    points: Rows,
+    ids: IdArray | None,
     start: int,
     stop: int,
     query: FloatArray,
     metric: int,
-    unit: float,
+    absmax: float,
     reservoirs: Reservoirs,
-    allowed: npt.NDArray[np.uint8] | None = None,
 ) -> None: ...

@@ -6,30 +6,33 @@ and `scan_direct` answers those.
 import numpy as np
 
 from libc.math cimport INFINITY
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from ._kernels cimport (
-    LANES, Kernels, Reservoir, Reservoirs, entry_score, reservoir_push, reservoir_cut, sort_keys, table,
+    LANES, Kernels, Reservoir, Reservoirs, entry_score, reservoir_cut, reservoir_push, sort_keys, table,
 )
-from ._rescore cimport distance
+from ._rescore cimport distance, unit_of
 from ._rows cimport Rows
 
 cdef enum:
     BLOCK_BYTES = 256 * 1024  # panels of a block stay in the second-level cache
+    AHEAD = 8  # rows of a subset that are fetched ahead: nothing foresees where they are
 
 
-def scan(Rows points, Py_ssize_t start, Py_ssize_t stop, const float[:, ::1] queries,
-         Reservoirs reservoirs, bint squared, const uint8_t[::1] allowed=None):
-    """Push the scores of points start:stop for every query into the query's reservoir.
+def scan(Rows points, const int32_t[::1] ids, Py_ssize_t start, Py_ssize_t stop,
+         const float[:, ::1] queries, Reservoirs reservoirs, bint squared):
+    """Push the scores of places start:stop for every query into the query's reservoir.
 
     Parameters
     ----------
+    ids : (places,) int32, optional
+        The point in each place, ascending; None if places are points.
     queries : (b, width) float32
         Multiplied by -2 if `squared` (scores |x|^2 - 2 x.q), else by -1 (scores -x.q).
     reservoirs : of size b
-        Positions are indices of points.
-    allowed : (n,) uint8, optional
+        Positions are places.
 
     Returns
     -------
@@ -38,17 +41,14 @@ def scan(Rows points, Py_ssize_t start, Py_ssize_t stop, const float[:, ::1] que
     """
     cdef Py_ssize_t dim = points.width, n_rows = queries.shape[0]
     cdef Py_ssize_t block = max(<Py_ssize_t>1, BLOCK_BYTES // (2 * LANES * 4 * dim)) * 2
-    cdef Py_ssize_t step, first, i, k, p, count, lane, n_panels
+    cdef Py_ssize_t step, first, i, k, p, count, lane, n_panels, row
     cdef const Kernels *kernels = table()
-    cdef const uint8_t *mask = NULL
     cdef const float **rows = <const float **>malloc(n_rows * sizeof(float *))
     cdef Reservoir **targets = <Reservoir **>malloc(n_rows * sizeof(Reservoir *))
     cdef float *scratch = <float *>malloc(LANES * dim * sizeof(float))
     cdef float *panels = <float *>malloc(block * LANES * dim * sizeof(float))
     cdef float *bias = <float *>malloc(block * LANES * sizeof(float))
     cdef float norm2, longest = 0
-    if allowed is not None:
-        mask = &allowed[0]
     try:
         if not (rows and targets and scratch and panels and bias):
             raise MemoryError(f"a block of {block * LANES} points of {dim} coordinates")
@@ -64,7 +64,12 @@ def scan(Rows points, Py_ssize_t start, Py_ssize_t stop, const float[:, ::1] que
                     for lane in range(LANES):
                         i = p * LANES + lane
                         if i < count:
-                            points.prepare(first + i, scratch + lane * dim)
+                            row = first + i
+                            if ids is not None:
+                                if row + AHEAD < stop:
+                                    points.fetch(ids[row + AHEAD])
+                                row = ids[row]
+                            points.prepare(row, scratch + lane * dim)
                             norm2 = kernels.norm2(scratch + lane * dim, dim)
                             longest = max(longest, norm2)
                             bias[i] = norm2 if squared else 0
@@ -74,7 +79,7 @@ def scan(Rows points, Py_ssize_t start, Py_ssize_t stop, const float[:, ::1] que
                                 scratch[lane * dim + k] = 0
                     kernels.transpose(scratch, dim, dim, panels + p * LANES * dim)
                 kernels.scan_sum(rows, targets, n_rows, dim, panels, bias, n_panels,
-                                 <uint32_t>first, mask)
+                                 <uint32_t>first, NULL)
     finally:
         free(rows)
         free(targets)
@@ -85,19 +90,25 @@ def scan(Rows points, Py_ssize_t start, Py_ssize_t stop, const float[:, ::1] que
 
 
 def merge(lists):
-    """One set of reservoirs that holds the best of several."""
+    """One set of reservoirs that holds the best of several, by score and then by position.
+
+    `reservoir_push` refuses what ties with the threshold, right only where positions ascend: here
+    they do not, so that all are selected from at once.
+    """
     cdef Reservoirs first = lists[0], other
     cdef Reservoirs out = Reservoirs(first.size, first.item[0].keep if first.size else 1)
-    cdef Py_ssize_t i, j
+    cdef Reservoir *into
+    cdef Reservoir *item
+    cdef Py_ssize_t i
     for other in lists:
         for i in range(out.size):
-            reservoir_cut(&other.item[i], other.item[i].keep)
-            for j in range(other.item[i].count):
-                reservoir_push(&out.item[i], entry_score(other.item[i].entries[j]),
-                               <uint32_t>other.item[i].entries[j])
-            # What a list dropped scored no better than its threshold.
-            if other.item[i].tau < out.item[i].tau:
-                out.item[i].tau = other.item[i].tau
+            into, item = &out.item[i], &other.item[i]
+            reservoir_cut(item, item.keep)
+            # Both have at most `keep` now, and there is room for twice as many.
+            memcpy(into.entries + into.count, item.entries, item.count * sizeof(into.entries[0]))
+            into.count += item.count
+            # What a list has dropped scored no better than its worst, so no better than the worst here.
+            reservoir_cut(into, into.keep)
     return out
 
 
@@ -136,15 +147,22 @@ def uncertain(Reservoirs reservoirs, Py_ssize_t k, Py_ssize_t n_points, const do
     return out
 
 
-def scan_direct(const float[:, ::1] X, Py_ssize_t start, Py_ssize_t stop, const float[::1] query,
-                int metric, double unit, Reservoirs reservoirs,
-                const uint8_t[::1] allowed=None):
-    """Push the true distances of points start:stop, in float64, into the first reservoir."""
-    cdef Py_ssize_t i, dim = X.shape[1]
-    cdef double norm2
+def scan_direct(Rows points, const int32_t[::1] ids, Py_ssize_t start, Py_ssize_t stop,
+                const float[::1] query, int metric, double absmax, Reservoirs reservoirs):
+    """Push the true distances of places start:stop, in float64, into the first reservoir.
+
+    `points` gives their data as it is: neither scaled nor centred.
+    """
+    cdef Py_ssize_t i, row, dim = points.data.shape[1]
+    cdef double norm2, unit
     with nogil:
+        unit = unit_of(&query[0], dim, metric, absmax)
         norm2 = table().dot(&query[0], &query[0], dim)
         for i in range(start, stop):
-            if allowed is None or allowed[i]:
-                reservoir_push(&reservoirs.item[0],
-                               distance(&X[i, 0], &query[0], dim, metric, norm2, unit), <uint32_t>i)
+            row = i
+            if ids is not None:
+                if i + AHEAD < stop:
+                    points.fetch(ids[i + AHEAD])
+                row = ids[i]
+            reservoir_push(&reservoirs.item[0],
+                           distance(&points.data[row, 0], &query[0], dim, metric, norm2, unit), <uint32_t>i)

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _search
 from ._cells import Cells
 from ._embedding import Embedding
-from ._exact_search import block_rows, power_of_two
+from ._exact_search import block_rows
 from ._kernels import Reservoirs
 from ._rescore import METRICS, rescore
 from ._rows import Rows, pack, pack_short, panels_of, project
@@ -16,6 +17,7 @@ from ._types import FloatArray, IdArray
 from .cells import center_panels, k_means, nearest_of
 
 LANES = 16
+MOST_CELLS = (1 << 27) - 1  # each wastes up to 15 positions, of which there are 2^32
 _BLOCK = 4096  # points that are projected together
 _BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second
 _SAMPLE_PER_CELL = 16
@@ -112,7 +114,6 @@ class Ranker:
     def _fill(self, cell_of: IdArray, gap: FloatArray, centers: FloatArray, work: Work) -> Cells:
         """Copy every point's coordinates to where its cell keeps them."""
         plan = self.plan
-        n = len(cell_of)
         n_centers = len(centers)
         if n_centers:
             strays = _strays(gap)
@@ -121,14 +122,12 @@ class Ranker:
         kind = np.uint16 if n_cells < 1 << 16 else np.int32  # 16 bits are sorted by radix
         order = np.argsort(cell_of.astype(kind), kind="stable").astype(np.int32)
         sizes = np.bincount(cell_of, minlength=n_cells)
-        n_panels = -(-sizes // LANES)
-        first_panel = np.concatenate([[0], np.cumsum(n_panels)]).astype(np.int32)
-        start_of = np.concatenate([[0], np.cumsum(sizes)])
-        ids = np.full(first_panel[-1] * LANES, -1, np.int32)
-        position = np.arange(n) + np.repeat(first_panel[:-1] * LANES - start_of[:-1], sizes)
+        first_panel, position = lay_out(sizes)
+        total = int(first_panel[-1])
+        ids = np.full(total * LANES, -1, np.int32)
         ids[position] = order
-        m, total = plan.n_simple, first_panel[-1]
-        shape = plan.n_composite, int(total), m, LANES
+        m = plan.n_simple
+        shape = plan.n_composite, total, m, LANES
         coordinates = np.empty(shape, np.int16 if plan.quantized else np.float32)
         bias = np.empty((plan.n_composite, total * LANES), np.float32)
         steps = np.empty_like(bias) if plan.quantized else None
@@ -153,9 +152,9 @@ class Ranker:
                     mark_empty(coordinates[composite, start:stop], here)
             work.tick(int(np.count_nonzero(here >= 0)))
 
-        work.run(fill, blocks(int(total), _BLOCK // LANES))
+        work.run(fill, blocks(total, _BLOCK // LANES))
         return Cells(
-            coordinates, bias, ids, first_panel, sizes.astype(np.int32),
+            coordinates, bias, ids, first_panel.astype(np.int32), sizes.astype(np.int32),
             *center_panels(centers, self.embedding.product), n_centers, steps,
         )  # fmt: skip
 
@@ -171,19 +170,17 @@ class Ranker:
         allowed: np.ndarray | None = None,
         exclude: IdArray | None = None,
     ) -> tuple[FloatArray, np.ndarray]:
-        """Find the k nearest among the best `candidates` of each composite index."""
+        """Find the k nearest among the best `candidates` of each composite index.
+
+        `allowed` : (n,) bool, optional
+            Points that may be answers; only they count as visits.
+        """
         distances = np.empty((len(Q), k), np.float32)
         indices = np.empty((len(Q), k), np.int64)
         rows = self.embedding.queries(Q, q_absmax)
         metric = METRICS.index(self.embedding.metric)
-        unit = power_of_two(self.embedding.absmax) * power_of_two(q_absmax)
         n_composite = self.plan.n_composite
-        sizes = None
-        if allowed is not None:
-            _, _, ids, first_panel, *_ = self.cells.arrays
-            allowed = (allowed[ids] & (ids >= 0)).view(np.uint8)
-            counts = np.concatenate([[0], np.cumsum(allowed, dtype=np.int64)])[first_panel.astype(np.int64) * LANES]
-            sizes = np.diff(counts).astype(np.int32)
+        lanes, sizes = (None, None) if allowed is None else _search.allowed_lanes(self.cells, allowed.view(np.uint8))
         keep = min(candidates, len(X))
 
         width = n_composite * self.plan.n_simple
@@ -194,13 +191,16 @@ class Ranker:
 
         def answer(block: tuple[int, int]) -> None:
             start, stop = block
-            reservoirs = spare.pop() if spare else Reservoirs(n_composite * size, keep)
-            self.rank(rows, start, stop, visits, reservoirs, allowed, sizes)
+            try:
+                reservoirs = spare.pop()
+            except IndexError:
+                reservoirs = Reservoirs(n_composite * size, keep)
+            self.rank(rows, start, stop, visits, reservoirs, lanes, sizes)
             work.tick()
             rescore(
                 X, Q[start:stop], reservoirs, n_composite, self.cells.arrays[2],
                 None if exclude is None else exclude[start:stop],
-                metric, unit, distances[start:stop], indices[start:stop],
+                metric, self.embedding.absmax, distances[start:stop], indices[start:stop],
             )  # fmt: skip
             spare.append(reservoirs)
             work.tick(stop - start)
@@ -251,6 +251,16 @@ class Ranker:
             order = np.argsort(score, kind="stable")[:keep]
             found.append(ids[ids >= 0][order[score[order] < np.inf]])
         return found
+
+
+def lay_out(sizes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First panel of each cell and of the end, (cells + 1,), and the position of each point in order of cells, (n,).
+
+    Positions are kept as uint32, panels as int32: both suffice for 2^31 points in `MOST_CELLS` cells.
+    """
+    first_panel = np.concatenate([[0], np.cumsum(-(-sizes // LANES), dtype=np.int64)])
+    start_of = np.cumsum(sizes, dtype=np.int64) - sizes
+    return first_panel, np.arange(sizes.sum()) + np.repeat(first_panel[:-1] * LANES - start_of, sizes)
 
 
 def mark_empty(panels: FloatArray, ids: IdArray) -> None:

@@ -14,7 +14,7 @@ def rescore(
     ids: IdArray | None,
     exclude: IdArray | None,
     metric: int,
-    unit: float,
+    absmax: float,
     distances: FloatArray,
     indices: npt.NDArray[np.int64],
 ) -> None: ...

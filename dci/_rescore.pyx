@@ -1,7 +1,9 @@
 """True distances of candidates, and the k best of them."""
-from libc.math cimport INFINITY, sqrt
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY, frexp, ldexp, sqrt
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from ._kernels cimport Reservoir, Reservoirs, entry, entry_score, select_keys, sort_keys, table
 
@@ -18,13 +20,41 @@ cdef extern from *:
     void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
 
 
+cdef double power_of_two(double absmax) noexcept nogil:
+    """The power of two that brings absmax to about 1, within float32's range."""
+    cdef int exponent
+    if absmax == 0:
+        return 1
+    frexp(absmax, &exponent)
+    return ldexp(1, -min(max(exponent, -120), 120))
+
+
+cdef double unit_of(const float *query, Py_ssize_t dim, int metric, double absmax) noexcept nogil:
+    """Factor that distances of points up to absmax are compared with, a power of two.
+
+    Their order survives where they are beyond float32's range.  It is the query's own: in units of
+    another one's, its distances could all be zero.
+    """
+    cdef uint32_t bits = table().absmax_bits(query, dim)
+    cdef float largest
+    cdef double most
+    cdef int exponent
+    memcpy(&largest, &bits, sizeof(largest))
+    if metric == IP:
+        return power_of_two(absmax) * power_of_two(largest)
+    most = (absmax + largest) * sqrt(<double>dim)
+    if metric == COSINE or most <= FLT_MAX:
+        return 1
+    frexp(most, &exponent)
+    return ldexp(1, 127 - exponent)
+
+
 cdef float distance(const float *point, const float *query, Py_ssize_t dim, int metric,
                     double query_norm2, double unit) noexcept nogil:
-    """Smaller is nearer: Euclidean distance, negative inner product (in units that keep it within
-    float32's range) or cosine distance."""
+    """Smaller is nearer: Euclidean distance or negative inner product in a unit, or cosine distance."""
     cdef double product, norm2, cosine
     if metric == L2:
-        return <float>sqrt(table().distance2(point, query, dim))
+        return <float>(sqrt(table().distance2(point, query, dim)) * unit)
     product = table().dot(point, query, dim)
     if metric == IP:
         return <float>(-product * unit)
@@ -36,7 +66,7 @@ cdef float distance(const float *point, const float *query, Py_ssize_t dim, int 
 
 def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
             Py_ssize_t n_lists, const int32_t[::1] ids, const int32_t[::1] exclude, int metric,
-            double unit, float[:, ::1] distances, int64_t[:, ::1] indices):
+            double absmax, float[:, ::1] distances, int64_t[:, ::1] indices):
     """The k nearest among the candidates of each query, by distance and then by index.
 
     Parameters
@@ -50,16 +80,15 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
     exclude : (b,) int32, optional
         A row of X that is no answer to this query.
     metric : index into METRICS
-    unit : float
-        Factor that inner products are compared with, a power of two: their order survives where they
-        are beyond float32's range.
+    absmax : float
+        Largest |x| of the points.
     distances, indices : (b, k), written; -1 and infinity where there are fewer than k candidates.
     """
     cdef Py_ssize_t n_queries = Q.shape[0], k = distances.shape[1], dim = X.shape[1]
     cdef Py_ssize_t lines = max(<Py_ssize_t>1, min(<Py_ssize_t>MAX_LINES, (dim * 4 + 63) // 64))
     cdef Py_ssize_t ahead = IN_FLIGHT // lines
     cdef Py_ssize_t i, j, part, line, total, last, kept
-    cdef double norm2 = 0
+    cdef double norm2 = 0, unit
     cdef float value
     cdef uint64_t *keys
     cdef const Reservoir *reservoir
@@ -89,6 +118,7 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
             if ids is not None:
                 for j in range(total):
                     keys[j] = <uint64_t>ids[keys[j]]
+            unit = unit_of(&Q[i, 0], dim, metric, absmax)
             if metric == COSINE:
                 norm2 = table().dot(&Q[i, 0], &Q[i, 0], dim)
             for j in range(min(ahead, total)):
@@ -111,7 +141,7 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
                 if j < last:
                     value = entry_score(keys[j])
                     indices[i, j] = <uint32_t>keys[j]
-                    distances[i, j] = <float>(0.0 - value / unit) if metric == IP else value
+                    distances[i, j] = <float>(0.0 - value / unit) if metric == IP else <float>(value / unit)
                 else:
                     indices[i, j] = -1
                     distances[i, j] = -INFINITY if metric == IP else INFINITY

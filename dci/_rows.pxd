@@ -5,6 +5,6 @@ cdef class Rows:
     cdef const float[::1] extra
     cdef float scale
     cdef readonly Py_ssize_t size, width
-    cdef tuple arguments
+    cdef Py_ssize_t lines
     cdef void prepare(self, Py_ssize_t i, float *out) noexcept nogil
-    cdef void fetch(self, Py_ssize_t i, Py_ssize_t lines) noexcept nogil
+    cdef void fetch(self, Py_ssize_t i) noexcept nogil

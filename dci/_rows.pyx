@@ -45,10 +45,7 @@ cdef class Rows:
         self.size = data.shape[0]
         self.width = data.shape[1] + (extra is not None)
         self.center = np.zeros(self.width, np.float32) if center is None else center
-        self.arguments = (np.asarray(data), scale, row_scale, extra, center)
-
-    def __reduce__(self):
-        return Rows, self.arguments
+        self.lines = min(<Py_ssize_t>MAX_LINES, data.shape[1] // 16 + 1)
 
     cdef void prepare(self, Py_ssize_t i, float *out) noexcept nogil:
         cdef Py_ssize_t dim = self.data.shape[1]
@@ -59,11 +56,11 @@ cdef class Rows:
         if self.extra is not None:
             out[dim] = self.extra[i] - self.center[dim]
 
-    cdef void fetch(self, Py_ssize_t i, Py_ssize_t lines) noexcept nogil:
-        """Ask memory for the first lines of a row."""
+    cdef void fetch(self, Py_ssize_t i) noexcept nogil:
+        """Ask memory for the first lines of a row, the last of which its end may be in."""
         cdef Py_ssize_t line
-        for line in range(lines):
-            prefetch(&self.data[i, 0] + line * 16)
+        for line in range(self.lines):
+            prefetch(&self.data[i, min(line * 16, self.data.shape[1] - 1)])
 
 
 def prepared(Rows rows, ids):
@@ -105,7 +102,7 @@ def project(Rows rows, const int32_t[::1] ids, const float[:, :, ::1] panels,
     out : (b, p * 16) float32
     """
     cdef Py_ssize_t n = ids.shape[0], width = rows.width
-    cdef Py_ssize_t lines = min(<Py_ssize_t>MAX_LINES, width // 16 + 1), ahead = IN_FLIGHT // lines
+    cdef Py_ssize_t ahead = IN_FLIGHT // rows.lines
     cdef Py_ssize_t first, i, j, k, count
     cdef float *scratch
     cdef const float *group[GROUP]
@@ -122,7 +119,7 @@ def project(Rows rows, const int32_t[::1] ids, const float[:, :, ::1] panels,
             count = min(<Py_ssize_t>GROUP, n - i)
             for j in range(count):
                 if i + j + ahead < n and ids[i + j + ahead] >= 0:
-                    rows.fetch(ids[i + j + ahead], lines)
+                    rows.fetch(ids[i + j + ahead])
                 if ids[i + j] >= 0:
                     rows.prepare(ids[i + j], scratch + j * width)
                 else:

@@ -276,6 +276,34 @@ def search(Cells cells, const float[:, ::1] queries, Py_ssize_t max_visits, bint
         raise MemoryError("open cells of a batch of queries")
 
 
+def allowed_lanes(Cells cells, const uint8_t[::1] allowed):
+    """A mask of points in the order of the cells.
+
+    Parameters
+    ----------
+    allowed : (n,) uint8
+
+    Returns
+    -------
+    lanes : (positions,) uint8
+        0 also where there is no point.
+    sizes : (cells,) int32
+        Allowed points of each cell.
+    """
+    lanes = np.zeros(cells.ids.shape[0], np.uint8)
+    sizes = np.zeros(cells.n_cells, np.int32)
+    cdef uint8_t[::1] lane_view = lanes
+    cdef int32_t[::1] size_view = sizes
+    cdef Py_ssize_t c, i
+    with nogil:
+        for c in range(cells.n_cells):
+            for i in range(cells.first_panel[c] * <Py_ssize_t>LANES, cells.first_panel[c + 1] * <Py_ssize_t>LANES):
+                if cells.ids[i] >= 0 and allowed[cells.ids[i]]:
+                    lane_view[i] = 1
+                    size_view[c] += 1
+    return lanes, sizes
+
+
 def positions(Reservoirs reservoirs, Py_ssize_t keep):
     """Positions in each reservoir in order of rank, (size, keep) int64, -1 past the last."""
     out = np.full((reservoirs.size, keep), -1, np.int64)

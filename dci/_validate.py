@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ._kernels import survey
+from ._subset import Subset
 from .errors import InvalidTypeError, InvalidValueError
 
 METRICS = ("l2", "ip", "cosine")
 MAX_THREADS = 1024
+_SORTED_PER_POINT = 32  # a mask of all points is made in the time that sorting so few ids takes
 
 FloatArray = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
 
 
 def as_points(X: npt.ArrayLike, name: str = "X", dim: int | None = None) -> tuple[FloatArray, float]:
@@ -82,8 +83,8 @@ def as_queries(Q: npt.ArrayLike, dim: int, name: str = "Q") -> tuple[FloatArray,
     return queries, absmax, single
 
 
-def as_filter(allowed: npt.ArrayLike, n: int, name: str = "filter") -> BoolArray:
-    """Turn a mask or a set of allowed ids into a mask.
+def as_filter(allowed: npt.ArrayLike, n: int, name: str = "filter") -> Subset:
+    """Coerce a mask or a set of allowed ids.
 
     Parameters
     ----------
@@ -94,8 +95,8 @@ def as_filter(allowed: npt.ArrayLike, n: int, name: str = "filter") -> BoolArray
 
     Returns
     -------
-    mask : ndarray of shape (n,), bool
-        C-contiguous; `allowed` itself if it is such a mask.
+    Subset
+        Of ids, in O(len(allowed)), where they are few; of a C-contiguous mask (`allowed` itself if it is one) else.
 
     Raises
     ------
@@ -111,18 +112,23 @@ def as_filter(allowed: npt.ArrayLike, n: int, name: str = "filter") -> BoolArray
     if array.dtype == np.bool_:
         if array.size != n:
             raise InvalidValueError(f"{expected}, received {_describe(array)}")
-        return np.ascontiguousarray(array)
-    mask = np.zeros(n, dtype=np.bool_)
+        return Subset(n, mask=np.ascontiguousarray(array))
     if array.size == 0:  # `[]` arrives as float64
-        return mask
+        return Subset(n, ids=np.empty(0, np.int32))
     if array.dtype.kind not in "iu":
         raise InvalidTypeError(f"{expected}, received {_describe(array)}")
-    outside = (array < 0) | (array >= n)
+    ascending = bool((array[1:] > array[:-1]).all())
+    outside = (array < 0) | (array >= n) if not ascending or array[0] < 0 or array[-1] >= n else np.False_
     if outside.any():
         position = int(outside.argmax())
         raise InvalidValueError(f"{expected} in [0, {n}), received id {array[position]} at position {position}")
+    if ascending:
+        return Subset(n, ids=array.astype(np.int32))
+    if array.size * _SORTED_PER_POINT < n:
+        return Subset(n, ids=np.unique(array).astype(np.int32))
+    mask = np.zeros(n, np.bool_)
     mask[array] = True
-    return mask
+    return Subset(n, mask=mask)
 
 
 def check_count(value: Any, name: str) -> int:

@@ -22,6 +22,7 @@ _NS_EXACT = 10_000.0  # what every exact query costs: selection and a proof that
 
 _NOT_FOUND = np.iinfo(np.int64).max
 _N_BUDGETS = 24
+_MOST_BUDGETS = 64  # that are remembered, of as many pairs of k and recall
 _LEAST_K = 10
 _MARGIN = 1.5  # standard errors that the held-out recall stays above the wanted one
 
@@ -77,6 +78,8 @@ class Calibration:
         # Fewer neighbours say too little; and the nearer ones are no harder to find.
         k = min(max(k, _LEAST_K), self.max_k)
         if (k, recall) not in self._budgets:
+            if len(self._budgets) == _MOST_BUDGETS:
+                del self._budgets[next(iter(self._budgets))]
             self._budgets[k, recall] = self._with_margin(k, recall)
         return self._budgets[k, recall]
 
@@ -100,16 +103,17 @@ class Calibration:
             if len(reached) < needed or reached[needed - 1] == _NOT_FOUND:
                 continue
             candidates = max(int(reached[needed - 1]) + 1, k)
-            cost = ranked_cost(int(limit), candidates, *self._cost)
+            seen = max(int(limit), k)  # k answers are among no fewer
+            cost = ranked_cost(seen, candidates, *self._cost)
             if cost < best_cost:
                 share = np.searchsorted(reached, candidates) / visits.size
-                best, best_cost = Budget(int(limit), candidates, float(share)), cost
+                best, best_cost = Budget(seen, candidates, float(share)), cost
         return best
 
-    def least_cost(self, k: int, recall: float, visits: int, candidates: int) -> float:
-        """Return what a budget for `recall` costs at least, where these visits and candidates did not reach it."""
+    def least(self, k: int, recall: float, visits: int, candidates: int) -> tuple[int, int]:
+        """Return the least budget for `recall` there can be, where these visits and candidates did not reach it."""
         needed = round(float(np.quantile(self.visits[:, : min(k, self.max_k)], recall)))
-        return self.cost(needed, k if needed > visits else candidates)
+        return max(needed, k), k if needed > visits else candidates
 
     def cost(self, visits: int, candidates: int) -> float:
         """Estimated time of a query with this budget, in ns."""

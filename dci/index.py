@@ -1,13 +1,12 @@
 """The index."""
 
-import threading
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _validate as check
-from ._answers import is_flat, search, total_visits
+from ._answers import is_flat, make_plan, search, total_visits
 from ._engine import Engine, build
 from ._exact_search import ExactSearch
 from ._linalg import one_blas_thread
@@ -18,7 +17,6 @@ from .errors import InvalidValueError, NotFittedError
 from .params import Params
 
 _LARGE = 20_000  # rows from which `verbose` shows a bar for queries
-_EXTREME = 2.0**30  # times the points' largest value: beyond it a query is answered exactly
 
 
 class Neighbors(NamedTuple):
@@ -82,7 +80,8 @@ class DCI:
     not change it afterwards.  On top come about (m + 1) * L + 1 numbers of 4 bytes a point, half of that
     for fitted directions ranked by sum.  Fitting takes
     O(n m (d + n_cells)) plus exact answers to 256 held-out queries; `n` is limited to 2^31 - 1.
-    Any number of threads may query one index at once.  Sources: Li & Malik 2016 (arXiv 1512.00442),
+    Any number of threads may query one index at once, also while it is fitted again: a call sees one fit
+    or the other.  A copy or a pickle holds the points once.  Sources: Li & Malik 2016 (arXiv 1512.00442),
     Li & Malik 2017 (arXiv 1703.00440), Mao, Ester & Li 2024 (arXiv 2405.02842).
 
     Examples
@@ -116,8 +115,7 @@ class DCI:
         self.random_state = random_state
         self.num_threads = num_threads
         self.verbose = bool(verbose)
-        self._engine: Engine | None = None
-        self._lock = threading.Lock()
+        self._engine: Engine | None = None  # replaced as a whole: a call that has it sees no other
 
     def fit(self, X: npt.ArrayLike, queries: npt.ArrayLike | None = None) -> "DCI":
         """Index the rows of X.
@@ -157,8 +155,8 @@ class DCI:
         with one_blas_thread(), Work(threads, 2 * len(points), "fit", "points", self.verbose) as work:
             engine = build(points, absmax, sample, self._params, rng, work)
             work.finish()
+        engine.stats = self._stats(engine)
         self._engine = engine
-        self.stats_ = self._stats(engine)
         return self
 
     def query(
@@ -185,15 +183,20 @@ class DCI:
             k1 of the papers.  With one level, entries visited in the sorted lists of each composite
             index; with more, points ranked (cells are opened, best first, until they hold so many).
         recall : float, optional
-            Another recall than the index was fitted for.  Not together with explicit budgets.
+            Another recall than the index was fitted for.  Not together with explicit budgets.  What no
+            calibration covers yet (a k beyond 64, a far higher recall) is answered exactly by a call
+            too small to repay one.
         filter : (n,) bool or (a,) int, optional
-            The points that are allowed as answers: a mask, or their indices.
+            The points that are allowed as answers: a mask, or their indices.  Few of them are searched
+            exactly, in O(a) time and memory where indices are given.
         num_threads : int, optional
 
         Returns
         -------
         Neighbors
-            `distances` and `indices`, (nq, k) each, or (k,) for one query.  Ties break by index.
+            `distances` and `indices`, (nq, k) each, or (k,) for one query.  Of the points that are
+            compared in full, equal ones go by their index; exact answers compare all.  A budget of fewer
+            than k visits or candidates may leave places empty, a recall never does.
 
         Raises
         ------
@@ -206,45 +209,42 @@ class DCI:
         k = check.check_k(k)
         candidates = check.check_budget(max_candidates, n, "max_candidates")
         visits = check.check_budget(max_visits, total_visits(engine), "max_visits")
-        explicit = candidates is not None or visits is not None
-        if recall is not None and explicit:
+        if recall is not None and (candidates is not None or visits is not None):
             raise InvalidValueError("query: expected either recall or max_candidates / max_visits, got both")
         wanted = self._params.recall if recall is None else check.check_recall(recall)
         threads = check.check_num_threads(self.num_threads if num_threads is None else num_threads)
         allowed = None if filter is None else check.as_filter(filter, n, "filter")
+        if allowed is not None and allowed.count == n:
+            allowed = None
         show = self.verbose and len(queries) >= _LARGE
         with Work(threads, len(queries), "query", "queries", show) as work:
-            # The k-th allowed point is about the (k / share)-th of all.
-            reach = k if allowed is None else -(-k * n // max(1, np.count_nonzero(allowed)))
-            plan = self._budget(int(reach), wanted, candidates, visits, absmax, work)
-            if allowed is not None and plan is not None and engine.ranker is not None and not explicit:
-                plan = plan if engine.pays_filtered(engine.ranker, *plan, int(np.count_nonzero(allowed))) else None
+            plan = make_plan(engine, k, wanted, candidates, visits, absmax, len(queries), work, allowed)
             found = search(engine, queries, absmax, k, plan, work, allowed)
         return Neighbors(*(part[0] for part in found)) if single else Neighbors(*found)
 
     @property
     def n_points(self) -> int:
         """Number of points."""
-        return 0 if self._engine is None else len(self._engine.X)
+        return self._shape()[0]
 
     @property
     def dim(self) -> int:
         """Number of coordinates of a point."""
-        return 0 if self._engine is None else self._engine.X.shape[1]
+        return self._shape()[1]
+
+    @property
+    def stats_(self) -> dict[str, Any]:
+        """What was chosen and measured while fitting."""
+        return self._fitted("stats_").stats
 
     def __len__(self) -> int:
         return self.n_points
 
     def __repr__(self) -> str:
-        method = self.stats_["method"] if self._engine is not None else "not fitted"
-        return f"<DCI {self._params.metric}, {self.n_points} x {self.dim}, {method}>"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = threading.Lock()
+        engine = self._engine
+        n, dim = (0, 0) if engine is None else engine.X.shape
+        method = "not fitted" if engine is None else engine.stats["method"]
+        return f"<DCI {self._params.metric}, {n} x {dim}, {method}>"
 
     def _check_directions(self, points: FloatArray) -> None:
         array = self._params.directions
@@ -253,33 +253,15 @@ class DCI:
                 f"directions: expected rows of X's {points.shape[1]} coordinates, got shape {array.shape}"
             )
 
-    def _fitted(self) -> Engine:
-        if self._engine is None:
-            raise NotFittedError("query: expected a fitted index, got one before fit(X)")
-        return self._engine
+    def _shape(self) -> tuple[int, int]:
+        engine = self._engine
+        return (0, 0) if engine is None else engine.X.shape
 
-    def _budget(
-        self,
-        k: int,
-        recall: float,
-        candidates: int | None,
-        visits: int | None,
-        absmax: float,
-        work: Work,
-    ) -> tuple[int, int] | None:
-        """(visits, candidates) of a query, None for exact search."""
-        engine = self._fitted()
-        n = len(engine.X)
-        if engine.ranker is None or k >= n or absmax > _EXTREME * max(engine.exact.absmax, 1e-30):
-            return None
-        if candidates is not None or visits is not None:
-            # What is not limited is not limited; fewer than k candidates could not give k answers.
-            return visits or total_visits(engine), candidates or n
-        with self._lock:
-            budget = engine.budget(k, recall, work)
-        if budget is None:
-            return None
-        return total_visits(engine) if is_flat(engine) else budget.visits, budget.candidates
+    def _fitted(self, what: str = "query") -> Engine:
+        engine = self._engine
+        if engine is None:
+            raise NotFittedError(f"{what}: expected a fitted index, got one before fit(X)")
+        return engine
 
     def _candidates(
         self,
@@ -290,7 +272,7 @@ class DCI:
         """Sorted ids of the candidates of each query by composite index (for tests)."""
         engine = self._fitted()
         ranker, n = cast(Ranker, engine.ranker), len(engine.X)
-        queries, absmax, _ = check.as_queries(Q, self.dim, "Q")
+        queries, absmax, _ = check.as_queries(Q, engine.X.shape[1], "Q")
         visits = check.check_budget(max_visits, total_visits(engine), "max_visits")
         keep = check.check_budget(max_candidates, n, "max_candidates") or n
         rows = ranker.embedding.queries(queries, absmax)
@@ -349,9 +331,9 @@ def knn(X: npt.ArrayLike, k: int = 10, **options: Any) -> Neighbors:
     n = len(engine.X)
     threads = check.check_num_threads(index.num_threads)
     with Work(threads, n, "query", "queries", index.verbose and n >= _LARGE) as work:
-        plan = index._budget(k, index._params.recall, None, None, 0.0, work)
+        plan = make_plan(engine, k, index._params.recall, None, None, 0.0, n, work)
         if plan is not None:
-            plan = plan[0], plan[1] + 1  # the point itself takes a place
+            plan = plan[0] + 1, plan[1] + 1  # the point itself takes a place
         own = np.arange(n, dtype=np.int32)
         return Neighbors(*search(engine, engine.X, engine.exact.absmax, k, plan, work, exclude=own))
 

@@ -160,7 +160,7 @@ class TestBudget:
         rng = np.random.default_rng(0)
         visits, ranks = rng.integers(1, 5000, (256, 10)), rng.geometric(0.01, (256, 10)) - 1
         calibration = Calibration(visits, ranks, 16, 64, 212)
-        least = calibration.least_cost(10, 0.8, *tried)
+        least = calibration.cost(*calibration.least(10, 0.8, *tried))
         costs = [
             calibration.cost(v, c)
             for v in range(100, 5000, 100)

@@ -60,7 +60,7 @@ def test_scan_keeps_the_best_scores(dim):
         data, queries = normal(n, dim), normal(n_queries, dim, seed=1)
         keep = min(5, n)
         reservoirs = _kernels.Reservoirs(n_queries, keep)
-        _exact.scan(_rows.Rows(data), 0, n, -2 * queries, reservoirs, True)
+        _exact.scan(_rows.Rows(data), None, 0, n, -2 * queries, reservoirs, True)
         scores = np.square(data).sum(1) - 2 * queries @ data.T
         found = _search.positions(reservoirs, keep)
         expected = np.sort(scores, axis=1)[:, :keep]
@@ -70,24 +70,25 @@ def test_scan_keeps_the_best_scores(dim):
 def test_scan_in_parts_is_the_same_as_at_once_to_the_bit():
     data, queries = normal(1000, 19), -normal(21, 19, seed=1)
     whole, parts = _kernels.Reservoirs(21, 30), _kernels.Reservoirs(21, 30)
-    _exact.scan(_rows.Rows(data), 0, 1000, queries, whole, False)
+    _exact.scan(_rows.Rows(data), None, 0, 1000, queries, whole, False)
     for start, stop in ((0, 1), (1, 334), (334, 335), (335, 1000)):
-        _exact.scan(_rows.Rows(data), start, stop, queries, parts, False)
+        _exact.scan(_rows.Rows(data), None, start, stop, queries, parts, False)
     np.testing.assert_array_equal(_search.positions(whole, 30), _search.positions(parts, 30))
 
 
-def test_scan_skips_what_is_not_allowed():
-    data = normal(50, 4)
-    allowed = np.zeros(50, np.uint8)
-    allowed[[3, 44]] = 1
-    reservoirs = _kernels.Reservoirs(1, 10)
-    _exact.scan(_rows.Rows(data), 0, 50, normal(1, 4, seed=1), reservoirs, True, allowed)
-    assert sorted(_search.positions(reservoirs, 2)[0]) == [3, 44]
+@pytest.mark.parametrize("count", [1, 8, 9, 16, 17, 50])
+def test_scan_of_a_subset_is_that_of_its_rows(count):
+    data, queries = normal(200, 20), normal(3, 20, seed=1)
+    ids = np.sort(np.random.default_rng(0).choice(200, count, replace=False)).astype(np.int32)
+    subset, copy = _kernels.Reservoirs(3, 10), _kernels.Reservoirs(3, 10)
+    longest = _exact.scan(_rows.Rows(data), ids, 0, count, queries, subset, True)
+    assert longest == _exact.scan(_rows.Rows(data[ids]), None, 0, count, queries, copy, True)
+    np.testing.assert_array_equal(_search.positions(subset, 10), _search.positions(copy, 10))
 
 
 def test_equal_scores_keep_the_lowest_positions():
     reservoirs = _kernels.Reservoirs(2, 7)
-    _exact.scan(_rows.Rows(np.ones((500, 3), np.float32)), 0, 500,
+    _exact.scan(_rows.Rows(np.ones((500, 3), np.float32)), None, 0, 500,
                 np.ones((2, 3), np.float32), reservoirs, True)  # fmt: skip
     np.testing.assert_array_equal(_search.positions(reservoirs, 7), [list(range(7))] * 2)
 
@@ -154,10 +155,10 @@ def test_survey_finds_the_first_bad_row_and_the_largest_value(dim):
 def test_true_distances_are_those_of_float64(dim, metric):
     data, queries = normal(30, dim), normal(2, dim, seed=1)
     reservoirs = _kernels.Reservoirs(2, 30)
-    _exact.scan(_rows.Rows(data), 0, 30, queries, reservoirs, True)
+    _exact.scan(_rows.Rows(data), None, 0, 30, queries, reservoirs, True)
     distances, indices = np.empty((2, 31), np.float32), np.empty((2, 31), np.int64)
     _rescore.rescore(data, queries, reservoirs, 1, None, None,
-                     _rescore.METRICS.index(metric), 0.5, distances, indices)  # fmt: skip
+                     _rescore.METRICS.index(metric), 5.0, distances, indices)  # fmt: skip
     x, q = data.astype(float), queries.astype(float)
     if metric == "l2":
         expected = np.sqrt(np.square(q[:, None] - x).sum(2))

@@ -1,14 +1,19 @@
 """Memory on top of the data: at most its own size and 200 MB; one copy where a copy is needed, else none."""
 
+import copy
+import io
+import pickle
 import subprocess
 import sys
 import textwrap
 import tracemalloc
 
+import joblib
 import numpy as np
 import pytest
 
 import dci
+from dci._rows import prepared
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
 
@@ -73,8 +78,7 @@ def test_peak_is_within_the_data_and_200_mb(n, dim, metric, kind, calls):
     run = subprocess.run(arguments, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     *method, grown, size = run.stdout.split()
-    if method:
-        assert method == ["ranked" if kind == "manifold" else "exact"]
+    assert method == (["ranked" if kind == "manifold" else "exact"] if calls in ("query", "queries") else [])
     assert int(grown) <= int(size) + 200e6
 
 
@@ -118,3 +122,66 @@ def test_there_is_one_copy_in_the_index():
     before = engine.X.copy()
     X[:] = 0
     np.testing.assert_array_equal(engine.X, before)
+
+
+def reloaded(index, way, tmp_path):
+    if way == "joblib":
+        joblib.dump(index, tmp_path / "index")
+        return joblib.load(tmp_path / "index")
+    if way == "out of band":
+        buffers = []
+        data = pickle.dumps(index, protocol=5, buffer_callback=buffers.append)
+        assert len(data) < 0.2 * index._engine.X.nbytes
+        return pickle.loads(data, buffers=[bytes(buffer.raw()) for buffer in buffers])
+    return {
+        "pickle": lambda: pickle.loads(pickle.dumps(index)),
+        "copy": lambda: copy.copy(index),
+        "deepcopy": lambda: copy.deepcopy(index),
+    }[way]()
+
+
+FITS = [{}, {"n_levels": 1, "n_simple": 8, "ranking": "max"}, {"recall": 1.0}, {"directions": "random", "n_levels": 2}]
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("options", FITS, ids=repr)
+@pytest.mark.parametrize("way", ["pickle", "out of band", "copy", "deepcopy", "joblib"])
+def test_copies_answer_alike_and_hold_the_points_once(way, options, metric, tmp_path):
+    X = points("f4")[:20_000]
+    index = dci.DCI(metric, random_state=0, **options).fit(X)
+    index.query(X[:500], 100)  # calibrates once more
+    other = reloaded(index, way, tmp_path)
+    assert other.stats_ == index.stats_
+    calls = [
+        {},
+        {"k": 100},
+        {"recall": 0.8},
+        {"max_candidates": 50},
+        {"filter": np.arange(0, len(X), 2)},
+        {"recall": 1.0},
+    ]
+    for call in calls:
+        for received, expected in zip(other.query(X[:50], **call), index.query(X[:50], **call), strict=True):
+            np.testing.assert_array_equal(received, expected)
+    if way != "copy":
+        assert not np.shares_memory(other._engine.X, index._engine.X)
+    engine = other._engine
+    if engine.ranker is not None:
+        everything = prepared(engine.ranker.embedding.points, np.arange(3))
+        np.testing.assert_array_equal(everything, prepared(index._engine.ranker.embedding.points, np.arange(3)))
+    copied = dci.DCI(metric, random_state=0, **options).fit(X)  # fitting goes on as before
+    np.testing.assert_array_equal(other.fit(X).query(X[:9]).indices, copied.query(X[:9]).indices)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("options", FITS, ids=repr)
+@pytest.mark.parametrize("write", ["pickle", "joblib"])
+def test_a_pickle_holds_the_points_once(write, options, metric):
+    X = points("f4")[:20_000].repeat(2, axis=1)
+    index = dci.DCI(metric, random_state=0, **options).fit(X)
+    file = io.BytesIO()
+    {"pickle": pickle, "joblib": joblib}[write].dump(index, file)
+    ranker = index._engine.ranker
+    panels = 0 if ranker is None else sum(getattr(array, "nbytes", 0) for array in ranker.cells.arrays)
+    made = sum(made.visits.nbytes + made.ranks.nbytes for made in index._engine.calibrations.values())
+    assert X.nbytes < len(file.getvalue()) < 1.15 * X.nbytes + panels + made

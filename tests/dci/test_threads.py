@@ -119,6 +119,123 @@ def test_works_after_fork():
     succeed(script)
 
 
+@pytest.mark.parametrize("dims", [(16, 16), (16, 24)], ids=["same dimension", "other dimension"])
+def test_queries_during_a_refit_see_one_index_or_the_other(dims):
+    """Of different sizes, one ranked in cells, one flat: a plan of one with the points of the other would show."""
+    rng = np.random.default_rng(0)
+    sets = [rng.standard_normal((n, dim)).astype(np.float32) for n, dim in zip((3000, 800), dims, strict=True)]
+    Q = rng.standard_normal((20, dims[0])).astype(np.float32)
+    index = dci.DCI(directions="random", n_simple=6, random_state=0, num_threads=1)
+    calls = [
+        {"max_candidates": 0.5},
+        {"recall": 0.5},
+        {"k": 900, "max_candidates": 1.0},
+        {"filter": np.arange(0, 800, 2)},
+    ]
+    wanted = [[index.fit(X).query(Q, **call) for call in calls] for X in sets if X.shape[1] == dims[0]]
+    stop, seen = threading.Event(), [0] * len(sets)
+
+    def refit():
+        while not stop.is_set():
+            for X in sets:
+                index.fit(X)
+
+    def ask(_):
+        for _ in range(60):
+            for i, call in enumerate(calls):
+                try:
+                    found = index.query(Q, **call)
+                except dci.errors.InvalidValueError:
+                    if dims[0] == dims[1]:
+                        raise
+                    continue
+                fits = [np.array_equal(found.indices, answers[i].indices) for answers in wanted]
+                assert any(fits)
+                seen[fits.index(True)] += 1
+            assert repr(index).split(", ")[1] in [f"{X.shape[0]} x {X.shape[1]}" for X in sets]
+            assert index.stats_["n_points"] in (3000, 800)
+
+    thread = threading.Thread(target=refit)
+    thread.start()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(ask, range(3)))
+    finally:
+        stop.set()
+        thread.join()
+    assert all(seen[: len(wanted)])
+
+
+FORKED = """
+    import os, threading, warnings
+    import numpy as np
+    import dci
+    from dci import _linalg
+    from threadpoolctl import threadpool_limits
+
+    warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
+    X = np.tanh(np.random.default_rng(0).standard_normal((3000, 32), dtype=np.float32))
+    index = dci.DCI(random_state=0, num_threads=2, n_levels=2).fit(X)
+    before = index.query(X[:50], 5)
+    threadpool_limits(2, user_api="blas")
+
+    def blas():
+        return {pool["num_threads"] for pool in _linalg._pools().select(user_api="blas").info()}
+
+    def check(process):
+        assert blas() == {2}, (process, blas())
+        assert np.array_equal(index.query(X[:50], 5).indices, before.indices), process
+        index.query(X[:50], 100)  # takes the lock
+        again = dci.DCI(random_state=0, num_threads=2, n_levels=2).fit(X)
+        assert np.array_equal(again.query(X[:50], 5).indices, before.indices), process
+        assert blas() == {2}, (process, blas())
+
+    def finish(child):
+        if child == 0:
+            code = 1
+            try:
+                check("child")
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with HELD:
+            inside.set()
+            leave.wait()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("held", ["_linalg.one_blas_thread()", "_linalg._lock", "index._engine.lock"])
+def test_works_after_a_fork_while_another_thread_is_inside(held):
+    script = textwrap.dedent(FORKED.replace("HELD", held)) + textwrap.dedent("""
+        thread = threading.Thread(target=hold)
+        thread.start()
+        inside.wait()
+        finish(os.fork())
+        leave.set()
+        thread.join()
+        check("parent")
+    """)
+    succeed(script, timeout=50)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("held", ["_linalg.one_blas_thread()", "index._engine.lock"])
+def test_works_after_a_fork_from_within(held):
+    script = textwrap.dedent(FORKED) + textwrap.dedent(f"""
+        with {held}:
+            child = os.fork()
+        finish(child)
+        check("parent")
+    """)
+    succeed(script, timeout=50)
+
+
 LONG = {
     "fit": """
         ready()

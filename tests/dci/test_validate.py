@@ -276,18 +276,23 @@ class TestFilter:
         ],
     )
     def test_mask_or_ids(self, allowed):
-        mask = as_filter(allowed, 4)
+        subset = as_filter(allowed, 4)
+        assert subset.count == 2
+        assert subset.ids.dtype == np.int32
+        assert subset.ids.tolist() == [1, 3]
+        mask = subset.mask
         assert mask.dtype == np.bool_
         assert mask.flags.c_contiguous
         assert mask.tolist() == [False, True, False, True]
 
     def test_mask_is_not_copied(self):
         mask = np.zeros(3, dtype=bool)
-        assert as_filter(mask, 3) is mask
+        assert as_filter(mask, 3).mask is mask
 
     @pytest.mark.parametrize("allowed", [[], np.empty(0, dtype=np.int64)])
     def test_nothing_allowed(self, allowed):
-        assert as_filter(allowed, 3).tolist() == [False] * 3
+        assert as_filter(allowed, 3).count == 0
+        assert as_filter(allowed, 3).mask.tolist() == [False] * 3
 
     @pytest.mark.parametrize(
         "allowed",

@@ -1,0 +1,38 @@
+"""Arithmetic at the documented limit of 2^31 - 1 points, which no test could hold in memory."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dci
+from dci._engine import _n_cells
+from dci._ranker import LANES, lay_out
+
+MOST = 2**31 - 1
+
+
+@pytest.mark.parametrize("n_levels", [2, 3, 8, 60, 1000])
+@pytest.mark.parametrize("n", [1, 17, 10**6, 2**27, 2**30, MOST])
+def test_positions_fit_their_32_bits(n, n_levels):
+    n_cells = _n_cells(n, n_levels) + 1  # one for strays
+    most_panels = (n + n_cells * (LANES - 1)) // LANES  # where each cell fills its last panel by one point
+    assert most_panels * LANES < 2**32
+    assert most_panels < 2**31
+
+
+def test_cells_are_laid_out_in_64_bits():
+    sizes = np.array([3, 0, 17, 1, 16])
+    first_panel, position = lay_out(sizes)
+    assert first_panel.tolist() == [0, 1, 1, 3, 4, 5]
+    assert position.tolist() == [*range(3), *range(16, 33), 48, *range(64, 80)]
+    for array in lay_out(sizes.astype(np.int32)):
+        assert array.dtype == np.int64, "panels times lanes would wrap"
+
+
+def test_lists_of_candidates_count_in_the_size_of_memory():
+    """What int32 would count 2 k + 32 entries with wraps from k = 2^30 on."""
+    header = (Path(dci.__file__).parent / "csrc" / "kernels.h").read_text()
+    assert re.search(r"ptrdiff_t count, keep, capacity;", header)
+    assert not re.search(r"int32_t (most|i\b)", header)
