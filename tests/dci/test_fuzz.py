@@ -1,6 +1,7 @@
-"""Random arguments: the answer is right or one of the package's errors is raised, nothing else."""
+"""Random arguments: the answer is right where they are valid, else one of the package's errors is raised."""
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -80,7 +81,8 @@ def test_good_arguments_give_right_answers(draw, assert_neighbours):
     limits = {"max_candidates": draw.draw(budgets), "max_visits": draw.draw(budgets)}
     result = index.query(Q, k, filter=form, **limits)
     assert_well_formed(result, X, (nq, k), -np.inf if metric == "ip" else np.inf)
-    assert form is None or allowed[result.indices[result.indices >= 0]].all()
+    permitted = np.ones(n, bool) if form is None else allowed
+    assert permitted[result.indices[result.indices >= 0]].all()
     if nq:
         single = index.query(Q[0], k, filter=form, **limits)
         assert_well_formed(single, X, (k,), -np.inf if metric == "ip" else np.inf)
@@ -117,25 +119,97 @@ anything = st.one_of(
 )
 
 
-def attempt(call):
-    """Call it; the package's own errors are fine, any other one fails the test."""
-    try:
+def expect(call, valid):
+    """Call what must succeed if its input is valid, and raise one of the package's errors else."""
+    if valid:
         return call()
-    except DCIError:
-        return None
+    with pytest.raises(DCIError):
+        call()
+    return None
+
+
+def as_array(value):
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):  # ragged
+        return np.asarray(None)
+
+
+def is_matrix(value, dim=None):
+    array = as_array(value)
+    if array.dtype.kind not in "biuf":
+        return False
+    if array.shape == (0,):
+        return True
+    if array.ndim != 2 or (dim is not None and array.shape[1] != dim) or (len(array) and not array.shape[1]):
+        return False
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32)).all())
+
+
+def is_queries(value, dim):
+    array = as_array(value)
+    if array.ndim == 1 and array.size:
+        return is_matrix(array[np.newaxis], dim or None)
+    return is_matrix(value, dim or None)
+
+
+def is_int(value, least=1, most=np.inf):
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def is_share(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def is_metric(value):
+    return isinstance(value, str) and value in ("l2", "ip", "cosine")
+
+
+def is_threads(value):
+    return value is None or is_int(value, most=1024)
+
+
+def is_budget(value):
+    return value is None or is_int(value) or is_share(value)
+
+
+def is_filter(value, n):
+    array = as_array(value)
+    if value is None or array.ndim != 1:
+        return value is None
+    if array.dtype == bool:
+        return len(array) == n
+    return array.size == 0 or (array.dtype.kind in "iu" and bool(((array >= 0) & (array < n)).all()))
+
+
+def width(X):
+    return as_array(X).shape[1] if as_array(X).ndim == 2 else 0
+
+
+def are_directions(value, dim, composite, simple):
+    if isinstance(value, str):
+        return value in ("auto", "random", "principal")
+    if not is_matrix(value):
+        return False
+    array = as_array(value)
+    if len(array) == 0 or not (array.astype(np.float32) != 0).any(1).all() or np.abs(array.astype(float)).max() > 1e15:
+        return False
+    composite, simple = (None if count == "auto" else count for count in (composite, simple))
+    right = len(array) % (composite or 1) == 0 and (simple is None or simple * (composite or 1) == len(array))
+    return right and array.shape[1] == dim
 
 
 @bounded
-@given(X=anything, Q=anything, k=anything, metric=metrics | anything)
+@given(X=anything, Q=anything, k=st.integers(1, 3) | anything, metric=metrics | anything)
 def test_any_data(X, Q, k, metric):
-    attempt(lambda: dci.exact(X, Q, k, metric))
-    attempt(lambda: dci.knn(X, k, metric=metric))
-    index = attempt(lambda: dci.DCI(random_state=0).fit(X))
-    if index is not None:
-        attempt(lambda: index.query(Q, k))
-    fitted = dci.DCI(random_state=0).fit(np.eye(3))
-    attempt(lambda: fitted.query(Q))
-    attempt(lambda: fitted.query(np.eye(3), k))
+    points, count = is_matrix(X), is_int(k)
+    expect(lambda: dci.exact(X, Q, k, metric), points and is_queries(Q, width(X)) and count and is_metric(metric))
+    expect(lambda: dci.knn(X, k, metric=metric), points and count and is_metric(metric))
+    index = expect(lambda: dci.DCI(random_state=0).fit(X), points)
+    fitted = index or dci.DCI(random_state=0).fit(np.eye(3))
+    expect(lambda: fitted.query(Q, k), is_queries(Q, fitted.dim) and count)
+    expect(lambda: fitted.query(np.ones((2, fitted.dim or 3)), k), count)
 
 
 @bounded
@@ -145,14 +219,26 @@ def test_any_data(X, Q, k, metric):
         anything,
         max_size=3,
     ),
-    queries=anything,
+    queries=st.just([[1.0, 2.0, 3.0]]) | anything,
 )
 def test_any_parameters(parameters, queries):
     X = np.random.default_rng(0).standard_normal((30, 3))
-    index = attempt(lambda: dci.DCI(**parameters).fit(X))
-    if index is not None:
-        assert index.query(X, 2).indices.shape == (30, 2)
-    attempt(lambda: dci.DCI(**parameters).fit(X, queries=queries))
+    counts = [parameters.get(name, "auto") for name in ("n_composite", "n_simple", "n_levels")]
+    valid = (
+        all((isinstance(count, str) and count == "auto") or is_int(count) for count in counts)
+        and is_threads(parameters.get("num_threads"))
+        and is_metric(parameters.get("metric", "l2"))
+        and isinstance(parameters.get("ranking", "auto"), str)
+        and parameters.get("ranking", "auto") in ("auto", "max", "sum")
+        and is_share(parameters.get("recall", 0.5))
+        and (parameters.get("random_state") is None or is_int(parameters["random_state"], 0))
+        and are_directions(parameters.get("directions", "auto"), 3, *counts[:2])
+    )
+    index = expect(lambda: dci.DCI(**parameters).fit(X), valid)
+    sample = queries is None or (is_matrix(queries, 3) and as_array(queries).size > 0)
+    other = expect(lambda: dci.DCI(**parameters).fit(X, queries=queries), valid and sample)
+    for fitted in filter(None, (index, other)):
+        assert fitted.query(X, 2).indices.shape == (30, 2)
 
 
 @bounded
@@ -166,6 +252,13 @@ def test_any_parameters(parameters, queries):
 def test_any_limits(limits):
     X = np.random.default_rng(0).standard_normal((30, 3))
     index = dci.DCI(random_state=0).fit(X)
-    result = attempt(lambda: index.query(X, 2, **limits))
-    if result is not None:
-        assert result.indices.shape == (30, 2)
+    budgets = limits.get("max_candidates"), limits.get("max_visits")
+    recall = limits.get("recall")
+    valid = (
+        all(map(is_budget, budgets))
+        and (recall is None or (is_share(recall) and budgets == (None, None)))
+        and is_filter(limits.get("filter"), 30)
+        and is_threads(limits.get("num_threads"))
+    )
+    result = expect(lambda: index.query(X, 2, **limits), valid)
+    assert not valid or result.indices.shape == (30, 2)
