@@ -137,6 +137,8 @@ class TestRounding:
             np.testing.assert_array_equal(dci.exact(X, Q, k, metric).indices, np.tile(order[:k], (4, 1)))
 
     def test_the_misleading_points_do_mislead_the_filter(self, metric):
+        if metric == "l2" and _kernels.simd() == "serial":
+            pytest.skip("without lanes, the norms lose what the products lose")
         X, Q = misleading(metric, 8192)
         if metric == "cosine":
             X, Q = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (X, Q))
