@@ -7,11 +7,21 @@
  * Numerics.  Products of rows and panels are accumulated in float32, one chain over k per output in
  * ascending order, so that a result does not depend on where in a tile it was computed; instruction
  * sets differ only by fused or separate rounding (at most dim * 2^-24 * sum |row * panel|).
- * `distances` and `dots` subtract and accumulate in float64.  No function allocates, takes the GIL
+ * `distance2` and `dot` subtract and accumulate in float64.  No function allocates, takes the GIL
  * or keeps state; inputs may be read-only and need no alignment beyond that of float.
+ *
+ * NaN.  The same on every instruction set: sums and maps pass NaN on; what selects never selects it:
+ * no reservoir takes a score of NaN.
  */
 #ifndef DCI_KERNELS_H
 #define DCI_KERNELS_H
+
+/* The oldest compilers that CI builds with. */
+#if defined __clang__ && __clang_major__ < 13
+#error "dci-attention builds with clang 13 or later: set CC to a newer compiler"
+#elif !defined __clang__ && (!defined __GNUC__ || __GNUC__ < 11)
+#error "dci-attention builds with gcc 11 or later, or with clang 13 or later: set CC to a newer compiler"
+#endif
 
 #include <stddef.h>
 #include <stdint.h>
@@ -92,12 +102,12 @@ typedef struct {
     /* The same panels as floats: out[p][k][lane] = steps[p][lane] * panels[p][k][lane]. */
     void (*widen)(const int16_t *panels, const float *steps, ptrdiff_t n_panels, ptrdiff_t dim, float *out);
 
-    /* The papers' ranking: the score is max_k |rows[i][k] - panel lane[k]|. */
+    /* The papers' ranking: the score is max_k |rows[i][k] - panel lane[k]|, NaN if any of them is. */
     void (*scan_max)(const float *const *rows, dci_reservoir *const *reservoirs, ptrdiff_t n_rows,
                      ptrdiff_t dim, const float *panels, ptrdiff_t n_panels, uint32_t position,
                      const uint8_t *allowed);
 
-    /* Index of the smallest of n values, the first among equals; n >= 1. */
+    /* Index of the smallest of n values, the first among equals; n >= 1; NaN counts as infinite. */
     ptrdiff_t (*argmin)(const float *values, ptrdiff_t n);
 
     /* out[k] = row[k] * scale - center[k] */
@@ -123,19 +133,21 @@ typedef struct {
                     ptrdiff_t width, float *out, ptrdiff_t out_stride);
 
     /* scores[i][j] = exp(scores[i][j] - shifts[i]), j < n, a multiple of DCI_LANES; sums[i] += their sum.
-     * Differences up to 88; below -87 they count as -87. */
+     * Differences up to 88; below -88 the result is 0, and from -87 on it may be.  NaN gives NaN, in the
+     * sum too.  So a score of -inf weighs nothing beside a finite shift; beside one of -inf it is NaN. */
     void (*exponentials)(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrdiff_t n,
                          const float *shifts, float *sums);
 
-    /* The largest of n values, n a positive multiple of DCI_LANES. */
+    /* The largest of n values that are not NaN, n a multiple of DCI_LANES; -inf if there are none. */
     float (*largest)(const float *values, ptrdiff_t n);
 
     /* Where values[j] * gains[j] > limit, j < n, a multiple of DCI_LANES: the positions in ascending
-     * order go to taken, the values to their sum, and 0 takes their place.  Returns how many. */
+     * order go to taken, the values to their sum, and 0 takes their place.  Returns how many.
+     * NaN is not above. */
     ptrdiff_t (*take_above)(float *values, const float *gains, ptrdiff_t n, float limit, int32_t *taken,
                             float *taken_sum);
 
-    /* Sum of the smaller of a[j] * scale and b[j], j < n, a multiple of DCI_LANES. */
+    /* Sum of the smaller of a[j] * scale and b[j], j < n, a multiple of DCI_LANES; b[j] where one is NaN. */
     float (*overlap)(const float *a, float scale, const float *b, ptrdiff_t n);
 } dci_kernels;
 

@@ -10,4 +10,5 @@
     ((uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)(scores), _mm256_set1_ps(tau), _CMP_LT_OQ)))
 #define lane_bits(truth) ((uint32_t)_mm256_movemask_ps((__m256)(truth)))
 #define minimum(a, b) ((vfloat)_mm256_min_ps((__m256)(a), (__m256)(b)))
+#define maximum(a, b) ((vfloat)_mm256_max_ps((__m256)(a), (__m256)(b)))
 #include "simd.h"

@@ -10,4 +10,5 @@
     ((uint32_t)_mm512_cmp_ps_mask((__m512)(scores), _mm512_set1_ps(tau), _CMP_LT_OQ))
 #define lane_bits(truth) ((uint32_t)_mm512_movepi32_mask((__m512i)(truth)))
 #define minimum(a, b) ((vfloat)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define maximum(a, b) ((vfloat)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #include "simd.h"

@@ -14,5 +14,8 @@ static inline uint32_t truth_bits(uint32x4_t truth) {
 
 #define below_mask(scores, tau) truth_bits(vcltq_f32((float32x4_t)(scores), vdupq_n_f32(tau)))
 #define lane_bits(truth) truth_bits((uint32x4_t)(truth))
-#define minimum(a, b) ((vfloat)vminq_f32((float32x4_t)(a), (float32x4_t)(b)))
+/* Not vminq_f32 and vmaxq_f32, which are NaN if either is. */
+#define minimum(a, b) first_where(vcltq_f32((float32x4_t)(a), (float32x4_t)(b)), a, b)
+#define maximum(a, b) first_where(vcgtq_f32((float32x4_t)(a), (float32x4_t)(b)), a, b)
+#define first_where(truth, a, b) ((vfloat)vbslq_f32(truth, (float32x4_t)(a), (float32x4_t)(b)))
 #include "simd.h"

@@ -57,10 +57,10 @@ static void scan_max(const float *const *rows, dci_reservoir *const *reservoirs,
         for (ptrdiff_t j = 0; j < n_panels * DCI_LANES; j++) {
             const float *lane = panels + j / DCI_LANES * dim * DCI_LANES + j % DCI_LANES;
             float largest = 0;
-            for (ptrdiff_t k = 0; k < dim; k++) {
+            for (ptrdiff_t k = 0; k < dim && !isnan(largest); k++) {
                 float difference = rows[i][k] - lane[k * DCI_LANES];
                 if (difference < 0) difference = -difference;
-                if (difference > largest) largest = difference;
+                if (!(difference <= largest)) largest = difference;
             }
             push(reservoirs[i], largest, position + (uint32_t)j, allowed);
         }
@@ -68,8 +68,9 @@ static void scan_max(const float *const *rows, dci_reservoir *const *reservoirs,
 
 static ptrdiff_t argmin(const float *values, ptrdiff_t n) {
     ptrdiff_t best = 0;
-    for (ptrdiff_t i = 1; i < n; i++)
-        if (values[i] < values[best]) best = i;
+    float smallest = INFINITY;
+    for (ptrdiff_t i = 0; i < n; i++)
+        if (values[i] < smallest) smallest = values[best = i];
     return best;
 }
 
@@ -128,13 +129,13 @@ static void exponentials(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrd
     for (ptrdiff_t i = 0; i < n_rows; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
             float x = scores[i * stride + j] - shifts[i];
-            sums[i] += scores[i * stride + j] = expf(x < -87 ? -87 : x);
+            sums[i] += scores[i * stride + j] = x < -88 ? 0 : expf(x);
         }
 }
 
 static float largest(const float *values, ptrdiff_t n) {
-    float result = values[0];
-    for (ptrdiff_t j = 1; j < n; j++)
+    float result = -INFINITY;
+    for (ptrdiff_t j = 0; j < n; j++)
         if (values[j] > result) result = values[j];
     return result;
 }

@@ -5,11 +5,14 @@
  *   ROWS        rows of a full tile, PANELS panels of a full tile
  *   below_mask(scores, tau)   bit i set where scores[i] < tau
  *   lane_bits(truth)          bit i set where lane i of a comparison is true
- *   minimum(a, b)             lane by lane
+ *   minimum(a, b)             a < b ? a : b, lane by lane: b where one is NaN
+ *   maximum(a, b)             a > b ? a : b, as above
  *   KERNELS     name of the table, ISA its public name
  * A tile keeps ROWS x PANELS x (DCI_LANES / WIDTH) accumulators in registers over the whole of dim;
  * that, two loads and a broadcast have to fit the register file.
  */
+#include <math.h>
+
 #include "kernels.h"
 
 typedef float vfloat __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
@@ -30,6 +33,11 @@ INLINE vfloat load(const float *p) { return *(const vfloat *)p; }
 INLINE void store(float *p, vfloat v) { *(vfloat *)p = v; }
 INLINE vfloat load_short(const int16_t *p) {
     return __builtin_convertvector(__builtin_convertvector(*(const vshort *)p, vint), vfloat);
+}
+
+/* As integers, for the place may be beyond the array: that is where the next cell's panels are, if there are any. */
+INLINE void prefetch(const void *start, ptrdiff_t bytes) {
+    __builtin_prefetch((const void *)((uintptr_t)start + (uintptr_t)bytes));
 }
 
 INLINE float sum_of_lanes(vfloat v) {
@@ -77,8 +85,8 @@ INLINE void tile_sum(const float *const *rows, int n_rows, ptrdiff_t dim, points
         if (n_rows == 1) /* nothing else hides the way to memory */
             UNROLL for (int p = 0; p < n_panels; p++) {
                 ptrdiff_t place = (p + n_panels) * dim * DCI_LANES + k * DCI_LANES;
-                if (!at.shorts) __builtin_prefetch(at.floats + place);
-                else if (k % 2 == 0) __builtin_prefetch(at.shorts + place);
+                if (!at.shorts) prefetch(at.floats, place * 4);
+                else if (k % 2 == 0) prefetch(at.shorts, place * 2);
             }
         UNROLL for (int r = 0; r < n_rows; r++) {
             float q = rows[r][k];
@@ -235,18 +243,18 @@ static void affine(const float *const *rows, ptrdiff_t n_rows, ptrdiff_t dim, co
 }
 
 static ptrdiff_t argmin(const float *values, ptrdiff_t n) {
+    vfloat least[2] = {(vfloat){0} + INFINITY, (vfloat){0} + INFINITY};
     ptrdiff_t best = 0, i = 0;
-    if (n >= 2 * WIDTH) {
-        vfloat least[2] = {load(values), load(values + WIDTH)};
-        for (i = 2 * WIDTH; i + 2 * WIDTH <= n; i += 2 * WIDTH)
-            UNROLL for (int h = 0; h < 2; h++) least[h] = minimum(load(values + i + h * WIDTH), least[h]);
-        float smallest = least_of_lanes(minimum(least[0], least[1]));
-        uint32_t equal = 0; /* for ever if it is NaN */
-        for (best = -WIDTH; !equal && best + WIDTH < i;) equal = lane_bits(load(values + (best += WIDTH)) == smallest);
-        if (equal) best += __builtin_ctz(equal);
+    for (; i + 2 * WIDTH <= n; i += 2 * WIDTH)
+        UNROLL for (int h = 0; h < 2; h++) least[h] = minimum(load(values + i + h * WIDTH), least[h]);
+    float smallest = least_of_lanes(minimum(least[0], least[1]));
+    if (smallest < INFINITY) {
+        uint32_t equal = lane_bits(load(values) == smallest);
+        while (!equal) equal = lane_bits(load(values + (best += WIDTH)) == smallest);
+        best += __builtin_ctz(equal);
     }
     for (; i < n; i++)
-        if (values[i] < values[best]) best = i;
+        if (values[i] < smallest) smallest = values[best = i];
     return best;
 }
 
@@ -265,6 +273,13 @@ static void prepare(const float *row, ptrdiff_t dim, float scale, const float *c
 
 typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
 
+#ifdef __clang__
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else /* which gcc has from version 12 on */
+typedef int32_t places __attribute__((vector_size(16)));
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (places){__VA_ARGS__})
+#endif
+
 /* 4 rows x 4 coordinates at a time. */
 static void transpose(const float *rows, ptrdiff_t stride, ptrdiff_t dim, float *panel) {
     for (int lane = 0; lane < DCI_LANES; lane += 4) {
@@ -274,12 +289,12 @@ static void transpose(const float *rows, ptrdiff_t stride, ptrdiff_t dim, float 
         for (; k + 4 <= dim; k += 4) {
             quad a = *(const quad *)(row + k), b = *(const quad *)(row + stride + k);
             quad c = *(const quad *)(row + 2 * stride + k), d = *(const quad *)(row + 3 * stride + k);
-            quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-            quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-            *(quad *)(out + (k + 0) * DCI_LANES) = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-            *(quad *)(out + (k + 1) * DCI_LANES) = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-            *(quad *)(out + (k + 2) * DCI_LANES) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-            *(quad *)(out + (k + 3) * DCI_LANES) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+            quad ab_low = PICK(a, b, 0, 4, 1, 5), ab_high = PICK(a, b, 2, 6, 3, 7);
+            quad cd_low = PICK(c, d, 0, 4, 1, 5), cd_high = PICK(c, d, 2, 6, 3, 7);
+            *(quad *)(out + (k + 0) * DCI_LANES) = PICK(ab_low, cd_low, 0, 1, 4, 5);
+            *(quad *)(out + (k + 1) * DCI_LANES) = PICK(ab_low, cd_low, 2, 3, 6, 7);
+            *(quad *)(out + (k + 2) * DCI_LANES) = PICK(ab_high, cd_high, 0, 1, 4, 5);
+            *(quad *)(out + (k + 3) * DCI_LANES) = PICK(ab_high, cd_high, 2, 3, 6, 7);
         }
         for (; k < dim; k++)
             for (int r = 0; r < 4; r++) out[k * DCI_LANES + r] = row[r * stride + k];

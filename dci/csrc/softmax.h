@@ -1,9 +1,10 @@
 /* Weighted sums and exponentials: what a softmax over scores takes.  Part of simd.h, in its terms. */
 
-/* exp(x) for x <= 88, relative error below 2e-7; x < -87 counts as -87, which gives 1.6e-38. */
+/* exp(x) for x <= 88, relative error below 2e-7; 0 from where it is below 2^-126.5 (x < -87.7), NaN for NaN. */
 INLINE vfloat exponential(vfloat x) {
     const vfloat magic = (vfloat){0} + 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    x = -minimum(-x, (vfloat){0} + 87.0f);
+    const vint bias = (vint)magic - 127; /* of a float's exponent */
+    x = maximum((vfloat){0} - 88.0f, x);
     vfloat shifted = x * 1.44269504f + magic, n = shifted - magic;
     vfloat f = x - n * 0.693359375f + n * 2.12194440e-4f;
     vfloat p = f * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -12,7 +13,7 @@ INLINE vfloat exponential(vfloat x) {
     p = p * f + 1.6666665459e-1f;
     p = p * f + 5.0000001201e-1f;
     p = p * (f * f) + f + 1.0f;
-    return (vfloat)((vint)p + (((vint)shifted - (vint)magic) << 23));
+    return p * (vfloat)(((vint)shifted - bias) << 23); /* times 2^n, or 0 for n = -127; NaN remains */
 }
 
 static void exponentials(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrdiff_t n, const float *shifts, float *sums) {
@@ -36,9 +37,9 @@ static void exponentials(float *scores, ptrdiff_t stride, ptrdiff_t n_rows, ptrd
 }
 
 static float largest(const float *values, ptrdiff_t n) {
-    vfloat least = -load(values);
-    for (ptrdiff_t j = WIDTH; j < n; j += WIDTH) least = minimum(-load(values + j), least);
-    return -least_of_lanes(least);
+    vfloat most = (vfloat){0} - INFINITY;
+    for (ptrdiff_t j = 0; j < n; j += WIDTH) most = maximum(load(values + j), most);
+    return -least_of_lanes(-most);
 }
 
 #define DEPTH_BLOCK 64

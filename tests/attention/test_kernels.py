@@ -82,6 +82,38 @@ def test_softmax_of_scores_far_apart(n, place, size):
         np.testing.assert_allclose(out, np.tile(softmax(sign * scores) @ values, (3, 1)), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_query_of_nan_attends_to_nan_and_leaves_the_others_alone(n, place):
+    keys, values, queries = normal(n, 3), normal(n, 5, seed=1), normal(9, 3, seed=2)
+    expected, _ = attended(keys, values, queries, cells_of(n, 2), 2, -1.0)
+    lost = 0 if place == "first" else 8
+    queries[lost, 1] = np.nan
+    out, _ = attended(keys, values, queries, cells_of(n, 2), 2, -1.0)
+    assert np.isnan(out[lost]).all()
+    np.testing.assert_array_equal(np.delete(out, lost, 0), np.delete(expected, lost, 0))
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("payload", [0x7FC00000, 0xFFC00000, 0x7FC00001, 0x7FFFFFFF], ids=hex)
+def test_one_score_of_nan_is_enough(n, payload):
+    """Wherever it is, with any bits, among scores of any size."""
+    values, queries = normal(n, 5), np.full((3, 1), 2, np.float32)
+    for place in (0, n // 2, n - 1):
+        keys = np.linspace(-200, 30, n, dtype=np.float32)[:, None]
+        keys[place] = np.array([payload], np.uint32).view(np.float32)
+        out, _ = attended(keys, values, queries, np.zeros(n, np.int32), 1, -1.0)
+        assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize("n", LENGTHS[1:])
+def test_a_score_of_minus_infinity_weighs_nothing(n):
+    keys, values = normal(n, 1), normal(n, 5, seed=1)
+    keys[::2], values[::2] = -np.inf, 3e38
+    out, _ = attended(keys, values, np.full((3, 1), 2, np.float32), np.zeros(n, np.int32), 1, -1.0)
+    np.testing.assert_allclose(out, np.tile(softmax(keys[1::2, 0]) @ values[1::2], (3, 1)), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("n_cells", [1, 2, 15, 16, 17, 31, 32, 33, 100])
 def test_cells_with_a_share_above_the_threshold_are_attended_to(n_cells):
     """`take_above`: a query's heavy cells, wherever they lie, and no others."""

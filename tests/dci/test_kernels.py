@@ -120,23 +120,61 @@ def test_nearest_takes_the_first_of_the_nearest(n_centers):
         assert not np.any(found == n_centers - 1)
 
 
+def max_cells(points):
+    """One cell of points for the ranking by the largest gap."""
+    n, m = points.shape
+    n_panels = -(-n // 16)
+    rows = np.full((n_panels * 16, m), np.inf, np.float32)
+    rows[:n] = points
+    panels = np.ascontiguousarray(np.moveaxis(rows.reshape(1, n_panels, 16, m), 2, 3))
+    ids = np.full(len(rows), -1, np.int32)
+    ids[:n] = all_ids(n)
+    return _cells.Cells(
+        panels, np.zeros((1, len(rows)), np.float32), ids, np.array([0, n_panels], np.int32),
+        np.array([n], np.int32), *center_panels(np.empty((0, m), np.float32)), 0,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("m", [1, 2, 7, 10, 16, 17])
 def test_ranking_by_max(m):
     n, n_queries = 77, 11
     points, queries = normal(n, m), normal(n_queries, m, seed=1)
-    panels = np.full((1, 5, m, 16), np.inf, np.float32)
-    panels[0] = np.moveaxis(np.concatenate([points, np.full((3, m), np.inf, np.float32)])
-                            .reshape(5, 16, m), 1, 2)  # fmt: skip
-    ids = np.concatenate([all_ids(n), [-1, -1, -1]]).astype(np.int32)
-    cells = _cells.Cells(
-        panels, np.zeros((1, 80), np.float32), ids, np.array([0, 5], np.int32),
-        np.array([n], np.int32), *center_panels(np.empty((0, m), np.float32)), 0,
-    )  # fmt: skip
+    cells = max_cells(points)
     reservoirs = _kernels.Reservoirs(n_queries, 9)
     _search.search(cells, queries, n, True, reservoirs)
     gaps = np.abs(points - queries[:, None]).max(2)
     found = _search.positions(reservoirs, 9)
     np.testing.assert_allclose(np.take_along_axis(gaps, found, axis=1), np.sort(gaps, axis=1)[:, :9])
+
+
+@pytest.mark.parametrize("n_queries", [1, 2, 9])
+@pytest.mark.parametrize("dim", DIMS)
+def test_a_score_of_nan_is_never_selected(dim, n_queries):
+    """Neither by sums nor by the largest gap, though there be room."""
+    points, queries = normal(77, dim), normal(n_queries, dim, seed=1)
+    missing = np.array([0, 5, 15, 16, 40, 76])
+    points[missing, missing % dim] = np.nan
+    valid = np.delete(all_ids(77), missing)
+    by_sum, by_max = _kernels.Reservoirs(n_queries, 77), _kernels.Reservoirs(n_queries, 77)
+    _exact.scan(_rows.Rows(points), 0, 77, queries, by_sum, True)
+    _search.search(max_cells(points), queries, 77, True, by_max)
+    for reservoirs in (by_sum, by_max):
+        found = np.sort(_search.positions(reservoirs, 77))
+        assert (found[:, : len(missing)] == -1).all()
+        np.testing.assert_array_equal(found[:, len(missing) :], np.tile(valid, (n_queries, 1)))
+
+
+@pytest.mark.parametrize("n_centers", [1, 2, 7, 8, 15, 16, 17, 40, 129])
+def test_a_center_of_nan_is_never_the_nearest(n_centers):
+    coordinates, centers = normal(23, 6), normal(n_centers, 6, seed=1)
+    centers[::2] = np.nan
+    found, gap = np.empty(23, np.int32), np.empty(23, np.float32)
+    _cells.nearest(coordinates, *center_panels(centers), found, gap)
+    if n_centers == 1:
+        assert not found.any()
+    else:
+        squared = np.square(coordinates[:, None] - centers[1::2]).sum(2)
+        np.testing.assert_array_equal(found, 1 + 2 * squared.argmin(1))
 
 
 @pytest.mark.parametrize("dim", DIMS)
