@@ -6,9 +6,9 @@ built on any machine runs on every machine of its architecture.
 
 Switches in the environment, for developers:
 
-    DCI_DEBUG=1      Cython's bounds checks, C asserts, -O1 -g
-    DCI_SANITIZE=1   AddressSanitizer and UndefinedBehaviorSanitizer, C asserts, -O1 -g (see `make sanitize`)
-    DCI_NO_BUILD=1   no extension modules: for editable installs, whose modules `setup.py build_ext --inplace` builds
+    DCI_DEBUG=1          Cython's bounds checks, C asserts, -O1 -g
+    DCI_SANITIZE=thread  the sanitizers that follow -fsanitize=, C asserts, -O1 -g (see `make sanitize`)
+    DCI_NO_BUILD=1       no extension modules: for editable installs (`setup.py build_ext --inplace` builds them)
 """
 
 import os
@@ -23,7 +23,9 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
 
 # Cython modules. Those in OWNS_KERNELS link dci/csrc; the others reach it with cimport, so its table exists once.
+# The kernels take longest to compile, so they come first.
 MODULES = (
+    "dci._kernels",
     "attention._field",
     "attention._moments",
     "attention._near",
@@ -31,7 +33,6 @@ MODULES = (
     "attention._scratch",
     "dci._cells",
     "dci._exact",
-    "dci._kernels",
     "dci._rescore",
     "dci._rows",
     "dci._search",
@@ -51,15 +52,15 @@ def switch(name):
     return os.environ.get(name, "0") not in ("", "0")
 
 
-DEBUG, SANITIZE, NO_BUILD = switch("DCI_DEBUG"), switch("DCI_SANITIZE"), switch("DCI_NO_BUILD")
+DEBUG, SANITIZE, NO_BUILD = switch("DCI_DEBUG"), os.environ.get("DCI_SANITIZE"), switch("DCI_NO_BUILD")
 
-COMPILE = ["-std=gnu11", "-O3", "-fno-math-errno"]
+COMPILE = ["-std=gnu11", "-O3", "-g0", "-fno-math-errno"]
 LINK = []
 if DEBUG or SANITIZE:
     COMPILE += ["-O1", "-g", "-UNDEBUG"]
 if SANITIZE:
-    COMPILE += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-    LINK += ["-fsanitize=address,undefined"]
+    COMPILE += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    LINK += [f"-fsanitize={SANITIZE}"]
 
 DIRECTIVES = {
     "language_level": 3,
