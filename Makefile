@@ -15,7 +15,8 @@ LINTED := $(wildcard setup.py dci attention tests comparisons)
 SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/*.pyi $p/py.typed $p/*.pyx $p/*.pxd $p/csrc/*))
 STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*.pyi))))
 
-.PHONY: demo test lint build types unit serial coverage sanitize bench bench-full clean
+.PHONY: demo test lint build types unit serial coverage sanitize sanitize-threads compiler neon oldest bench bench-full \
+	clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/.installed  ## nearest words in GloVe's vectors, and a real encoder's attention, against exact
@@ -46,16 +47,63 @@ coverage: build
 	$(DEV)/coverage run -m pytest $(PYTEST_ARGS)
 	$(DEV)/coverage report
 
-# The modules built with sanitizers live in build/sanitize, beside the ordinary ones, and are imported from there.
-SANITIZED := $(CURDIR)/build/sanitize/lib
-SANITIZER_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED)
+# Modules that are built otherwise live in build/<name>/lib, beside the ordinary ones, and are imported from there.
+# $(call other,<name>,<environment of the build>,<environment of the run>) builds them, and checks that they are.
+LIB = $(CURDIR)/build/$1/lib
+define other
+$2 $(DEV)/python setup.py --quiet build --build-base build/$1 --build-lib $(LIB)
+PYTHONPATH=$(LIB) $3 $(DEV)/python -P -c \
+	'import attention, dci; assert all(m.__file__.startswith("$(LIB)") for m in (attention, dci)), dci.__file__'
+endef
+# The kernels in C, without Python: every instruction set against the serial one, on memory of the exact size.
+CHECK_KERNELS = tests/kernels/check_kernels.c build/$1/temp.*/dci/csrc/*.o -lm -o build/$1/check_kernels
 
-sanitize: $(DEV)/.installed  ## the kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	CC=gcc DCI_SANITIZE=1 $(DEV)/python setup.py --quiet build --build-base build/sanitize --build-lib $(SANITIZED)
-	$(SANITIZER_ENV) $(DEV)/python -P -c \
-		'import dci._kernels as m; assert m.__file__.startswith("$(SANITIZED)"), m.__file__'
-	$(SANITIZER_ENV) $(DEV)/pytest --capture=sys -p no:cacheprovider tests/dci/test_kernels.py $(PYTEST_ARGS)
+KERNEL_TESTS := tests/dci/test_kernels.py tests/attention/test_kernels.py
+ENGINE_TESTS := tests/stress tests/dci/test_ranking.py::TestCandidates tests/dci/test_calibration.py::TestKnn \
+	$(addprefix tests/attention/,test_field.py test_order.py $(addprefix test_engine.py::Test,FullBudget TopK Pinned))
+OTHER_PYTEST = $(DEV)/pytest --capture=sys -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS)
+
+SANITIZERS := address,undefined
+ASAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
+
+sanitize: $(DEV)/.installed  ## kernels and engines under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(call other,sanitize,CC=gcc DCI_SANITIZE=$(SANITIZERS),$(ASAN_ENV))
+	gcc -g -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all $(call CHECK_KERNELS,sanitize)
+	build/sanitize/check_kernels
+	$(ASAN_ENV) PYTHONPATH=$(call LIB,sanitize) $(OTHER_PYTEST) $(KERNEL_TESTS) $(ENGINE_TESTS)
+
+# ThreadSanitizer wants its memory where randomized addresses may lie. It knows CPython's lock: a pthread mutex.
+TSAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1
+TSAN_RUN = $(TSAN_ENV) PYTHONPATH=$(call LIB,threads) setarch -R
+
+sanitize-threads: $(DEV)/.installed  ## many threads at once under ThreadSanitizer
+	$(call other,threads,CC=gcc DCI_SANITIZE=thread,$(TSAN_ENV) setarch -R)
+	$(TSAN_RUN) $(DEV)/python -P tests/stress/race.py 2>&1 | grep -q 'WARNING: ThreadSanitizer: data race'
+	STRESS_ROUNDS=1 $(TSAN_RUN) $(OTHER_PYTEST) tests/stress
+
+compiler: $(DEV)/.installed  ## the kernels as another compiler builds them: make compiler CC=clang-13
+	$(call other,$(CC),CC=$(CC))
+	$(CC) -O1 $(call CHECK_KERNELS,$(CC))
+	build/$(CC)/check_kernels
+	PYTHONPATH=$(call LIB,$(CC)) $(OTHER_PYTEST) $(KERNEL_TESTS)
+
+AARCH64 := aarch64-linux-gnu
+NEON := tests/kernels/check_kernels.c $(addprefix dci/csrc/,dispatch.c kernels_serial.c kernels_neon.c)
+
+neon:  ## NEON's kernels, compiled for AArch64 and run by an emulator
+	mkdir -p build/neon
+	$(AARCH64)-gcc -std=gnu11 -O3 -fno-math-errno -Wall -Werror -DDCI_HAVE_NEON $(NEON) -lm -o build/neon/check_kernels
+	qemu-aarch64 -L /usr/$(AARCH64) build/neon/check_kernels
+
+OLDEST := .venv-oldest/bin
+
+oldest: $(OLDEST)/.installed  ## what stands on other libraries, with the oldest of them; make oldest CC=gcc-11
+	CC=$(CC) $(OLDEST)/python setup.py --quiet build --build-base build/oldest --build-lib $(call LIB,oldest)
+	$(CC) -O1 $(call CHECK_KERNELS,oldest)
+	build/oldest/check_kernels
+	PYTHONPATH=$(call LIB,oldest) $(OLDEST)/pytest -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) $(KERNEL_TESTS) \
+		tests/dci/test_sklearn.py tests/attention/test_huggingface.py tests/attention/test_cache.py
 
 bench: build  ## every comparison once, on little data: does it run?
 	$(DEV)/python -m pytest comparisons --benchmark-only --smoke $(PYTEST_ARGS)
@@ -72,11 +120,18 @@ $(DEV)/.installed: pyproject.toml constraints.txt
 	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[test,lint,comparisons]'
 	@touch $@
 
+$(OLDEST)/.installed: PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt
+$(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
+	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
+	$(@D)/python $(PIP_INSTALL) setuptools cython numpy
+	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[sklearn,transformers]' pytest hypothesis
+	@touch $@
+
 $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python $(PIP_INSTALL) '.[demo]'
 	@touch $@
 
 clean:
-	rm -rf .venv-dev .venv-demo build *.egg-info .coverage .*_cache .hypothesis .benchmarks
+	rm -rf .venv-dev .venv-demo .venv-oldest build *.egg-info .coverage .*_cache .hypothesis .benchmarks
 	rm -f $(foreach p,$(PACKAGES),$(wildcard $p/*.so))
