@@ -15,8 +15,8 @@ LINTED := $(wildcard setup.py dci attention tests comparisons)
 SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/*.pyi $p/py.typed $p/*.pyx $p/*.pxd $p/csrc/*))
 STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*.pyi))))
 
-.PHONY: demo test lint build types unit serial coverage sanitize sanitize-threads compiler neon oldest bench bench-full \
-	clean
+.PHONY: demo test lint build types unit serial coverage sanitize sanitize-threads compiler neon oldest bench \
+	bench-full clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/.installed  ## nearest words in GloVe's vectors, and a real encoder's attention, against exact
