@@ -230,7 +230,7 @@ cdef class Field(Moments):
                 s.scores[i] = variance
                 mean_variance += variance / count
             for i in range(count):
-                if s.scores[i] > max(reach, ODD * mean_variance):
+                if s.scores[i] > max(reach, ODD * min(mean_variance, reach)):
                     s.off[first + i] = 1
                     far_off += 1
             if far_off:

@@ -66,7 +66,8 @@ FLOORS = {  # exact attention's time as a multiple of dci_attention's, at tolera
     **{(f"smooth-{width}-{kind}", 65_536): (15, 20) for width in (64, 128) for kind in ("diffuse", "peaked")},
 }
 DECODING_FLOORS = (5, 8)
-WORST = 1.3  # times the tolerance that a head's error may be
+WORST = 1.1  # times the tolerance that a head's error may be
+WITHIN = 0.99  # of the heads are within the tolerance itself
 LONG = 8_192  # from here on exponents are fitted
 MOST_EXPONENT = 1.4
 SLOWER, SLOWER_SECONDS = 1.1, 30e-6  # times what exact attention takes, or more by this
@@ -83,6 +84,8 @@ def bars(rows: Sequence[Row]) -> list[Bar]:
             found += judge(data, select(of_suite, data=data))
         if suite == "growth" and of_suite:
             found += _exponent(of_suite)
+        if suite == "attention_truth" and of_suite:
+            found += _within(of_suite)
     return found
 
 
@@ -238,6 +241,24 @@ def _attention_decoding(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
             yield Bar(suite, data, asked, f"{min(ratios):.2f}", min(ratios) >= floor)
 
 
+def over_tolerance(rows: Sequence[Row]) -> list[float]:
+    """Return every approximated head's true error over the tolerance."""
+    return [error / row["options"]["tolerance"] for row in rows for error in row["errors"]]
+
+
+def _attention_truth(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
+    worst = max(over_tolerance(rows), default=0.0)
+    asked = f"no approximated head's error above {WORST:g} x the tolerance"
+    yield Bar("attention_truth", data, asked, f"{worst:.2f} x", worst <= WORST, timed=False)
+
+
+def _within(rows: Sequence[Row]) -> Iterator[Bar]:
+    ratios = over_tolerance(rows)
+    share = sum(ratio <= 1 for ratio in ratios) / max(1, len(ratios))
+    asked = f"at least {WITHIN:.0%} of the approximated heads within the tolerance"
+    yield Bar("attention_truth", "all", asked, f"{share:.2%} of {len(ratios):,}", share >= WITHIN, timed=False)
+
+
 def recalled(rows: Sequence[Row], method: str, what: str = "mass") -> dict[tuple[Any, int], float]:
     """Return what a method recalls of each layer's each head, with the setting that is best for that head."""
     found: dict[tuple[Any, int], float] = {}
@@ -278,4 +299,5 @@ JUDGES: dict[str, Callable[[str, Sequence[Row]], Iterator[Bar]]] = {
     "attention_length": _attention_length,
     "attention_decoding": _attention_decoding,
     "attention_ranking": _attention_ranking,
+    "attention_truth": _attention_truth,
 }

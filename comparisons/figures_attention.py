@@ -157,6 +157,28 @@ def attention_rivals(rows: Sequence[Row]) -> Figure | None:
     return _panels(rows, "attention_rivals", draw)
 
 
+def attention_truth(rows: Sequence[Row]) -> Figure | None:
+    """Draw every approximated head's true error against its bound, both over the tolerance."""
+    some = [row for row in select(rows, "attention_truth") if row["errors"]]
+    if not some:
+        return None
+    tolerances = sorted({row["options"]["tolerance"] for row in some})
+    figure, axes = axes_for(len(tolerances))
+    for ax, tolerance in zip(axes, tolerances, strict=True):
+        for kind, real, color in (("made", False, "#999999"), ("of the encoder", True, "black")):
+            mine = [row for row in some if row["options"]["tolerance"] == tolerance and ("layer" in row) == real]
+            pairs = [pair for row in mine for pair in zip(row["bounds"], row["errors"], strict=True)]
+            if pairs:
+                at, true = ([value / tolerance for value in values] for values in zip(*pairs, strict=True))
+                ax.plot(at, true, ".", color=color, markersize=3, label=f"heads {kind}")
+        ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+        ax.axhline(1, color="black", linewidth=0.8, linestyle=(0, (1, 1)))
+        ax.set(xlim=(0, 1.05), ylim=(0, 1.3), xlabel="bound / tolerance", ylabel="true error / tolerance")
+        ax.set_title(f"tolerance {tolerance:g}")
+    legend(figure, axes)
+    return figure
+
+
 FIGURES = [
     Drawing(
         "attention-length",
@@ -192,5 +214,12 @@ FIGURES = [
         "Attention mass of the keys whose scores are computed, each method at its best setting for each head, median "
         "of heads. LSH codes rank all keys by 256 or 1,024 bits; buckets have 6 to 16.",
         attention_ranking,
+    ),
+    Drawing(
+        "attention-truth",
+        "True errors against bounds",
+        "A dot is a head that was approximated: below the diagonal its true error is within the bound that the report "
+        "has, below the dotted line within the tolerance.",
+        attention_truth,
     ),
 ]

@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from comparisons import adversarial
 from comparisons.datasets import ComparisonError, MissingPackageError, cached, optional
 
 ENCODER = "heads"  # the real encoder's name as a data set
@@ -211,4 +212,4 @@ HEADS: dict[str, Callable[[int], np.ndarray]] = {
     for width in (64, 128)
     for kind, scale in (("diffuse", DIFFUSE), ("peaked", PEAKED))
 }
-HEADS |= {"needle": _needle, "noise": _noise}
+HEADS |= {"needle": _needle, "noise": _noise} | adversarial.HEADS

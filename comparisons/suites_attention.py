@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from comparisons import heads
+from comparisons import adversarial, heads
 from comparisons.datasets import optional
 from comparisons.question import Options, Suite
 from comparisons.results import Run
@@ -28,6 +28,8 @@ LAYER_LENGTHS = {"heads": (4_096, 16_384, 32_768), "heads-causal": (16_384, 32_7
 NEAR = (1, 32, 128, 512, 2_048)
 FACTORS = (1 / 1_024, 1 / 512, 1 / 256, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8)  # shares of the keys
 EXAMINED = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1)
+TRUTH_TOLERANCES = (0.02, 0.05, 0.1)
+TRUTH_LENGTHS = {"heads": (4_096, 8_192, 16_384, 32_768)}  # the others: (4,096, 8,192)
 CACHED, DECODED = 32_768, 1_500  # keys, and tokens: enough for one fold
 SMOKE_LENGTH = 2_560
 NLIST = 128  # IVF's cells where only the number of keys changes; it searches those that hold four times as many
@@ -157,6 +159,17 @@ def _decoding(suite: Suite, run: Run, name: str, options: Options) -> None:
     bench.step(f"{tokens} tokens", lambda: decoding.rows(bench.heads(), cached, TOLERANCES))
 
 
+def _truth(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Every head against exact attention: its true error, beside the bound that the report has."""
+    base, _ = heads.split(name)
+    for length in (SMOKE_LENGTH,) if options.smoke else TRUTH_LENGTHS.get(base, (4_096, 8_192)):
+        for layer in range(heads.N_LAYERS)[: 1 if options.smoke else None] if base == heads.ENCODER else (None,):
+            bench = _bench(run, suite, name, length, layer=layer, count=2 if options.smoke else None)
+            from comparisons import attention_truth
+
+            bench.step("errors", lambda bench=bench: attention_truth.rows(bench, TRUTH_TOLERANCES))
+
+
 _suite = partial(Suite, read=heads.check, known=known)
 SMOOTH = ("smooth-64-diffuse", "smooth-64-peaked", "smooth-128-diffuse", "smooth-128-peaked")
 LENGTH = _suite(
@@ -192,4 +205,14 @@ DECODING = _suite(
     ("smooth-64-diffuse", "smooth-64-peaked"), _decoding, PAIR, ("smooth-64-diffuse",),
 )  # fmt: skip
 
-SUITES = (LENGTH, LAYERS, DECODING, RIVALS, TOPK, RANKING, SENSITIVITY)
+TRUTH = _suite(
+    "attention_truth", "true errors against the bounds that are reported, real heads and adversarial ones", 15,
+    tuple(
+        name + suffix
+        for name in ("heads", "smooth-64-diffuse", "smooth-64-peaked", "needle", "noise", *adversarial.HEADS)
+        for suffix in ("", heads.CAUSAL)
+    ),
+    _truth, ("dci",), ("heads", "clusters-64-heavy"),
+)  # fmt: skip
+
+SUITES = (LENGTH, LAYERS, DECODING, RIVALS, TOPK, RANKING, SENSITIVITY, TRUTH)

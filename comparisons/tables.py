@@ -173,6 +173,27 @@ def recalled(rows: Sequence[Row], suite: str) -> Table:
     return table
 
 
+def truth(rows: Sequence[Row], suite: str) -> Table:
+    """Return true errors of the approximated heads over the tolerance, the bounds' too, and those of single queries."""
+    table = [["data", "lengths", "tolerance", "heads", "approximated", "within", "error: median", "worst"]]
+    table[0] += ["bound: median", "rows: median", "rows: 99 %", "rows: worst"]
+    of_suite = select(rows, suite)
+    for data, tolerance in dict.fromkeys((row["data"], row["options"]["tolerance"]) for row in of_suite):
+        mine = [row for row in select(of_suite, data=data) if row["options"]["tolerance"] == tolerance]
+        lengths = sorted({row["length"] for row in mine})
+        ratios = bars.over_tolerance(mine)
+        cells = [data, f"{lengths[0]:,} to {lengths[-1]:,}", f"{tolerance:g}"]
+        cells += [str(sum(row["heads"] for row in mine)), str(len(ratios))]
+        if ratios:
+            bounds = [bound / tolerance for row in mine for bound in row["bounds"]]
+            single = list(zip(*(row["row_errors"] for row in mine if row["row_errors"]), strict=True))
+            cells += [f"{sum(ratio <= 1 for ratio in ratios) / len(ratios):.1%}"]
+            cells += [f"{value:.2f} x" for value in (statistics.median(ratios), max(ratios), statistics.median(bounds))]
+            cells += [f"{value:.3f}" for value in map(statistics.median, single[:2])] + [f"{max(single[2]):.2f}"]
+        table.append(cells + [""] * (len(table[0]) - len(cells)))
+    return table
+
+
 def of_suite(rows: Sequence[Row], suite: str) -> Table:
     """Return the table of a suite; without rows, its header alone."""
     if suite in ("knn", "growth", "dimension"):
@@ -185,6 +206,8 @@ def of_suite(rows: Sequence[Row], suite: str) -> Table:
         return layers(rows, suite)
     if suite == "attention_ranking":
         return recalled(rows, suite)
+    if suite == "attention_truth":
+        return truth(rows, suite)
     if suite.startswith("attention"):
         return methods(rows, suite)
     return plainly(rows, suite)

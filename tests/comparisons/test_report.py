@@ -59,6 +59,11 @@ def of_attention():
         for share in (0.01, 0.1):
             one = {"suite": "attention_ranking", "data": "heads", "method": method, "options": {}, "length": 2_560}
             rows.append(one | {"keys": share, "mass": [share, 3 * share], "top": [0.5, 0.6], "heads": 2})
+    for tolerance, layer in ((0.02, {}), (0.05, {"layer": 0})):
+        one = {"suite": "attention_truth", "data": "heads", "method": f"dci_attention {tolerance}", "length": 4_096}
+        one |= {"options": {"tolerance": tolerance}, "heads": 2, "keys": 0.1, "estimated": [0.7 * tolerance]}
+        one |= {"errors": [0.8 * tolerance], "bounds": [0.9 * tolerance], "row_errors": [0.01, 0.1, 0.5]}
+        rows.append(one | layer)
     return rows
 
 
