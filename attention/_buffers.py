@@ -1,17 +1,24 @@
 """Tensors that a growing index writes to in place, in any mode of autograd."""
 
-import numpy as np
+from copy import copy
+
 import torch
 from torch import Tensor
 
 from ._plan import FloatArray
 
 _LEAST_ROOM = 256
+_LARGEST = 1e12  # of a query: the squares that cells need do not overflow below it, at any key of an ordinary size
+
+
+def usual(query: Tensor) -> Tensor:
+    """Tell which queries cells can answer, and need not fear for their company, (…, E) to (…), bool: finite ones."""
+    return (query.abs() < _LARGEST).all(-1)
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # a tensor of inference mode could not be written to outside of it
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 class Growing:
@@ -37,21 +44,29 @@ class Growing:
         """How many rows fit before they are copied."""
         return self._rows.shape[2]
 
-    def append(self, rows: Tensor) -> None:
-        """Add rows behind the others."""
-        stop = self.length + rows.shape[2]
+    def reserve(self, count: int) -> None:
+        """Make room for so many rows more."""
+        stop = self.length + count
         if stop > self.room:
             self._copy(self.filled, stop + max(stop // 2, _LEAST_ROOM))
+
+    def append(self, rows: Tensor) -> None:
+        """Add rows behind the others."""
+        self.reserve(rows.shape[2])
+        stop = self.length + rows.shape[2]
         self._rows[:, :, self.length : stop] = rows.detach()
         self.length = stop
 
-    def select(self, indices: Tensor) -> None:
-        """Keep these sequences, in this order, as often as they are named."""
-        self._copy(self.filled.index_select(0, indices), self.room)
+    def select(self, indices: Tensor) -> "Growing":
+        """Return a copy with these sequences, in this order, as often as they are named."""
+        chosen = copy(self)
+        chosen._copy(self.filled.index_select(0, indices), self.room)
+        return chosen
 
     def _copy(self, rows: Tensor, room: int) -> None:
-        self._rows = _empty((*rows.shape[:2], room, rows.shape[3]), rows.dtype)
-        self._rows[:, :, : self.length] = rows
+        new = _empty((*rows.shape[:2], room, rows.shape[3]), rows.dtype)
+        new[:, :, : self.length] = rows
+        self._rows = new
 
 
 class Queries:
@@ -81,17 +96,19 @@ class Queries:
         self.seen += length
 
     def last(self, sequence: int, head: int, count: int) -> FloatArray:
-        """Return those of the last `count` tokens, or of as many as there are, (tokens, G, E)."""
+        """Return the usual ones of the last `count` tokens, or of as many as there are, (tokens, G, E)."""
         count = min(count, self.seen, self._size)
-        places = np.arange(self.seen - count, self.seen) % self._size
-        rows = self._ring[sequence, head].numpy()[:, places]
-        return np.ascontiguousarray(rows.transpose(1, 0, 2))
+        places = torch.arange(self.seen - count, self.seen, device="cpu") % self._size
+        rows = self._ring[sequence, head][:, places].transpose(0, 1)
+        return rows[usual(rows).all(1)].contiguous().numpy()
 
-    def select(self, indices: Tensor) -> None:
-        """Keep these sequences."""
-        chosen = self._ring.index_select(0, indices)
-        self._ring = _empty(chosen.shape, chosen.dtype)
-        self._ring.copy_(chosen)
+    def select(self, indices: Tensor) -> "Queries":
+        """Return a copy with these sequences."""
+        chosen = copy(self)
+        rows = self._ring.index_select(0, indices)
+        chosen._ring = _empty(rows.shape, rows.dtype)
+        chosen._ring.copy_(rows)
+        return chosen
 
 
 class Recent:

@@ -27,6 +27,9 @@ class IndexReport:
     share: float
     error: float
 
+    def __str__(self) -> str:
+        return f"{self.length} tokens, {self.folded} in cells, {self.keys_touched:.1f} keys touched"
+
 
 @dataclass(frozen=True)
 class CacheReport:

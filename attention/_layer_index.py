@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ._padding import Rule
-from .growing import AT_ONCE, KeyValueIndex
+from .growing import AT_ONCE, KeyValueIndex, check_options
 from .options import AttentionOptions
 
 
@@ -47,25 +47,38 @@ def attend(
     Returns
     -------
     Tensor of shape (B, Hq, L, Ev) or None
-        None where the mask is not causal with padding on the left, or there are many queries: they are remembered.
+        None where the mask is not causal with padding on the left, or there are many queries.
     """
-    found = getattr(key, "_dci_layer", None)
-    if found is None or getattr(value, "_dci_layer", None) is not found:
+    layer = _layer(key, value)
+    if layer is None:
         return None
-    layer = cast(Layer, found)
-    index, length, n_keys = layer.index, query.shape[2], key.shape[2]
     if layer.follows and options is not None:
-        index.options = options
-    if length > AT_ONCE:
-        index.observe(query)
-        return None
+        check_options(options)
+    index, length, n_keys = layer.index, query.shape[2], key.shape[2]
     windowed = rule.window is not None and rule.window < n_keys
-    if windowed or n_keys != len(index) or not (rule.causal or length == 1):
+    if length > AT_ONCE or windowed or n_keys != len(index) or not (rule.causal or length == 1):
         return None
     starts = None if padding is None else _starts(padding)
     if padding is not None and (starts is None or padding.shape[1] != n_keys or max(starts) > n_keys - length):
         return None
-    return index.attend(query, scale, starts)
+    return index.attend(query, scale, starts, options if layer.follows else None)
+
+
+def observe(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions | None) -> None:
+    """Have the index that the keys and values belong to, if there is one, remember many queries attended elsewhere."""
+    layer = _layer(key, value)
+    if layer is None or query.shape[2] <= AT_ONCE:
+        return
+    if layer.follows and options is not None:
+        layer.index.options = options
+    layer.index.observe(query)
+
+
+def _layer(key: Tensor, value: Tensor) -> Layer | None:
+    found = getattr(key, "_dci_layer", None)
+    if found is None or getattr(value, "_dci_layer", None) is not found:
+        return None
+    return cast(Layer, found)
 
 
 def _starts(padding: Tensor) -> list[int] | None:

@@ -37,7 +37,6 @@ def padding_mask(
     kv_offset: int = 0,
     mask_function: Callable[..., Any],
     attention_mask: Tensor | None = None,
-    cache_position: Tensor | None = None,
     **unused: Any,
 ) -> Tensor | None:
     """Tell which keys are padding, and by an attribute ``rule`` what else the mask says.
@@ -45,9 +44,7 @@ def padding_mask(
     Parameters
     ----------
     batch_size, kv_length, q_length, q_offset, kv_offset, mask_function, attention_mask
-        As transformers 5 passes them to every mask function.
-    cache_position : Tensor, optional
-        What transformers 4 passes for `q_length` and `q_offset`.
+        As transformers passes them to every mask function.
 
     Returns
     -------
@@ -56,8 +53,6 @@ def padding_mask(
         what it is for sdpa: plain causal or bidirectional, or a window wider than the keys.
     """
     rule = _read(mask_function)
-    if cache_position is not None:
-        q_length, q_offset = len(cache_position), int(cache_position[0])
     n_keys = kv_length
     if rule.causal and q_length is not None:
         n_keys = min(kv_length, int(q_offset) + q_length - kv_offset)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from ._field import Field
 from ._head import ALL_NEAR
@@ -11,10 +12,11 @@ from ._plan import FloatArray, Plan, make_plan
 from .options import AttentionOptions
 
 DIRECTIONS = 16  # of the moments, which every token reads all of: with more, fewer keys are near, but it takes longer
-_ROWS, _LEAST_TOKENS = 128, 32  # of the sample
-_MARGIN = 0.85  # of the tolerance: queries to come may err more than those of the sample
-_FIRST, _STEP = 0.1, 4.0  # thresholds
-_MOST, _LEAST = 64.0, 1e-4  # above the first nothing is near
+_ROWS, _LEAST_TOKENS = 256, 128  # of the sample
+_ERRORS, _WORST = 3.0, 4.0  # standard errors, and times the worst token, that a bound adds to squared errors
+_FIRST, _STEP = 0.05, 4.0  # thresholds
+_MOST, _LEAST = 2.0, 1e-4  # times the tolerance: a cell of such a weight is near though the sample does not ask for it
+_NONE_NEAR = 64.0
 _PAYS = 0.6  # of the keys: touching more takes longer than attending to all
 
 
@@ -45,7 +47,7 @@ class Prefix:
     choice : Choice
     field : Field
     error : float
-        Relative L2 error of the sample; 0.0 where all is exact.
+        Relative L2 error of the sample, of the worst of the query heads; 0.0 where all is exact.
     """
 
     choice: Choice
@@ -80,7 +82,8 @@ def make_prefix(
     else:
         directions = min(DIRECTIONS, width) if options.directions == "auto" else options.directions
         planned_with = options.replace(directions=directions)
-        plan, planned = make_plan(query.reshape(-1, width), key, n_keys, scale, planned_with, 1), n_keys
+        fitted = query[::2].reshape(-1, width)  # not those of the sample, which would seem to err less than others
+        plan, planned = make_plan(fitted, key, n_keys, scale, planned_with, 1), n_keys
     for_keys, for_queries = plan.moments or (None, None)
     field = Field(
         key,
@@ -92,11 +95,10 @@ def make_prefix(
         second_order=options.far_field is False or options.far_field != 0,
     )
     field.advance(n_keys)
-    sample = _Sample(field, query, scale, options.far_field is not False)
+    sample = _Sample(field, query[1::2], scale, options.far_field is not False)
     if options.near is None:
-        tolerance = options.tolerance * _MARGIN
-        look = sample.search(tolerance, _FIRST if old is None or old.threshold == ALL_NEAR else old.threshold)
-        pays = look.bound <= tolerance and look.touched <= _PAYS * n_keys
+        look = sample.search(options.tolerance, _FIRST if old is None or old.threshold == ALL_NEAR else old.threshold)
+        pays = look.bound <= options.tolerance and look.touched <= _PAYS * n_keys
     else:
         near = options.near if isinstance(options.near, int) else options.near * n_keys
         look, pays = sample.search_size(near), near < n_keys
@@ -106,7 +108,7 @@ def make_prefix(
 
 
 class Look(NamedTuple):
-    """A threshold, the sample's relative L2 error with it and a bound for others, and what a query touches."""
+    """A threshold, the relative L2 error of the worst query head and a bound for others, what a query touches."""
 
     threshold: float
     error: float
@@ -127,28 +129,32 @@ class _Sample:
         self.out = np.empty((len(self.query), field.width), np.float32)
         field.attend(self.query, self.tokens.reshape(-1), scale, ALL_NEAR, keep_far, self.out)
         self.exact = self.out.copy()
-        self.norm = max(float(np.linalg.norm(self.exact)), float(np.finfo(np.float32).tiny))
+        self.norm = np.maximum(np.sqrt(self._sums(self.exact).sum(0)), float(np.finfo(np.float32).tiny))
 
     def measure(self, threshold: float) -> Look:
         """Attend with the sample."""
         touched = 0
         for rows in self.tokens:
             touched += self.field.attend(self.query, rows, self.scale, threshold, self.keep_far, self.out)[0]
-        squares = np.square(self.out - self.exact).reshape(len(self.tokens), -1).sum(1, dtype=np.float64)
-        # One standard error more: where few tokens make up the error, those to come may bring more of them.
-        bound = np.sqrt(squares.sum() + np.sqrt(np.square(squares).sum()))
-        return Look(
-            threshold, float(np.sqrt(squares.sum())) / self.norm, float(bound) / self.norm, touched / len(self.query)
-        )
+        with np.errstate(invalid="ignore", over="ignore"):  # of values that are not finite: no bound holds then
+            squares = self._sums(self.out - self.exact)
+            error = np.sqrt(squares.sum(0)) / self.norm
+            bound = np.sqrt(_largest_sum(squares)) / self.norm
+        return Look(threshold, float(error.max()), float(bound.max()), touched / len(self.query))
+
+    def _sums(self, rows: FloatArray) -> npt.NDArray[np.float64]:
+        """Squared norms, (tokens, G)."""
+        sums: npt.NDArray[np.float64] = np.square(rows).sum(1, dtype=np.float64).reshape(self.tokens.shape)
+        return sums
 
     def search(self, tolerance: float, first: float) -> Look:
         """Look for the largest threshold whose bound is within the tolerance; if none is, return the smallest."""
-        good, bad = None, None
-        look = self.measure(first)
+        good, bad, most = None, None, _MOST * tolerance
+        look = self.measure(min(first, most))
         while good is None or bad is None:
             if look.bound <= tolerance:
                 good = look
-                if look.threshold >= _MOST or look.bound > 0.7 * tolerance:
+                if look.threshold >= most or look.bound > 0.7 * tolerance:
                     return good
                 step = _STEP
             else:
@@ -157,7 +163,7 @@ class _Sample:
                     return good or bad
                 step = 1 / _STEP
             if good is None or bad is None:
-                look = self.measure(float(np.clip(look.threshold * step, _LEAST, _MOST)))
+                look = self.measure(float(np.clip(look.threshold * step, _LEAST, most)))
         for _ in range(2):
             look = self.measure(float(np.sqrt(good.threshold * bad.threshold)))
             if look.bound <= tolerance:
@@ -168,10 +174,17 @@ class _Sample:
 
     def search_size(self, size: float) -> Look:
         """Bisect for the threshold whose near field has about `size` keys."""
-        none_near = look = self.measure(_MOST)
-        low, high = np.log(_LEAST), np.log(_MOST)
+        none_near = look = self.measure(_NONE_NEAR)
+        low, high = np.log(_LEAST), np.log(_NONE_NEAR)
         for _ in range(10):
             middle = (low + high) / 2
             look = self.measure(float(np.exp(middle)))
             low, high = (low, middle) if look.touched - none_near.touched < size else (middle, high)
         return look
+
+
+def _largest_sum(squares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Bound the sum of the squared errors of as many other tokens, (tokens, G) to (G,), though their tail be heavy."""
+    errors = np.sqrt(np.square(squares).sum(0))
+    bound: npt.NDArray[np.float64] = squares.sum(0) + _ERRORS * errors + _WORST * squares.max(0)
+    return bound

@@ -15,7 +15,9 @@ from .options import AttentionOptions
 try:
     from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 except ImportError as error:
-    raise ImportError("DCICache needs transformers 4.56 or later: pip install 'transformers>=4.56'") from error
+    raise ImportError("DCICache needs transformers 5.7 or later: pip install 'transformers>=5.7'") from error
+
+_ENDS = 4  # layers at either end that are written out
 
 __all__ = ["CacheReport", "DCICache", "DCILayer", "IndexReport", "KeyValueIndex"]
 
@@ -33,6 +35,9 @@ class DCILayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.index = KeyValueIndex(options)
         self.follows = options is None  # the options of the attention function
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.index.report()})"
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         """Take dtype and device from the first keys."""
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -40,9 +45,9 @@ class DCILayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append, and return all keys and values, by which the attention function finds the index."""
+        self.index.append(key_states, value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.index.append(key_states, value_states)
         self._show()
         return mark(self.index.keys, self), mark(self.index.values, self)
 
@@ -52,7 +57,7 @@ class DCILayer(DynamicLayer):  # type: ignore[no-untyped-call]
             self.keys, self.values = self.index.keys, self.index.values
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last -`tokens_to_remove` tokens; a positive number is how many stay, as in transformers 4."""
+        """Remove the last -`tokens_to_remove` tokens; a positive number is how many stay, as in transformers 5.7."""
         length = len(self.index)
         self.index.crop(tokens_to_remove if tokens_to_remove > 0 else max(0, length + tokens_to_remove))
         self._show()
@@ -95,6 +100,7 @@ class DCICache(Cache):
 
     Notes
     -----
+    Models and their ``generate`` take it as ``cache=``, before transformers 5.24 as ``past_key_values=``.
     Goes with ``attn_implementation="dci"`` (see `attention.register`). With another implementation it is an ordinary
     cache, whose memory grows by halves. Masks must be causal, with padding on the left alone; with others, all keys
     are attended to as without this cache. One pass over more than 32 tokens, such as a prompt's, is attended to as
@@ -114,9 +120,11 @@ class DCICache(Cache):
     >>> model = transformers.LlamaForCausalLM(config).eval()
     >>> cache = attention.DCICache(attention.AttentionOptions(tolerance=0.05))
     >>> prompt = torch.tensor([[1, 5, 9]])
-    >>> tokens = model.generate(prompt, past_key_values=cache, max_new_tokens=4, min_new_tokens=4, do_sample=False)
-    >>> cache.report().layers[0].length  # the last token was not attended with
-    6
+    >>> tokens = model.generate(prompt, cache=cache, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    >>> cache  # the last token was not attended with
+    DCICache(
+        0: DCILayer(6 tokens, 0 in cells, 6.0 keys touched),
+    )
     """
 
     def __init__(self, options: AttentionOptions | None = None, config: Any = None) -> None:
@@ -126,6 +134,12 @@ class DCICache(Cache):
             return
         layers = DynamicCache(config=config).layers
         super().__init__(layers=[DCILayer(options) if type(layer) is DynamicLayer else layer for layer in layers])
+
+    def __repr__(self) -> str:
+        lines = [f"    {i}: {layer}," for i, layer in enumerate(self.layers)]
+        if len(lines) > 2 * _ENDS:
+            lines[_ENDS:-_ENDS] = [f"    ... {len(lines) - 2 * _ENDS} layers more ..."]
+        return "\n".join([f"{type(self).__name__}(", *lines, ")"]) if lines else f"{type(self).__name__}()"
 
     def report(self) -> CacheReport:
         """Say what the last token touched in every layer that has an index, and with what error."""

@@ -4,6 +4,8 @@ Needs no transformers: `attention.cache.DCICache` has one `KeyValueIndex` a laye
 """
 
 import math
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from torch import Tensor
 from dci._linalg import one_blas_thread
 from dci._threads import Work
 
-from ._buffers import Growing, Queries, Recent
+from ._buffers import Growing, Queries, Recent, usual
 from ._cache_report import IndexReport
 from ._inputs import check_inputs, check_settings
 from ._last import attend_last
@@ -23,7 +25,7 @@ from .options import AttentionOptions
 
 EXACT_BELOW = 8192  # keys: measured, below it the exact kernel is as fast
 AT_ONCE = 32  # of more tokens than this, attention is worth planning for them alone
-_SAMPLE = 256  # tokens whose queries are remembered
+_SAMPLE = 512  # tokens whose queries are remembered
 _LEAST_SAMPLE = 16  # tokens, before which queries are not known well enough
 _LEAST_KEYS = 16  # of a sequence
 _KEPT = 32  # recent keys that a fold leaves, for `crop` to take back
@@ -51,8 +53,13 @@ class KeyValueIndex:
     Notes
     -----
     n keys and values take up to 1.5 times their size in their own dtype, since they grow by halves. The cells take
-    about 4 (E + Ev + 16) bytes a key beside that, in float32, and a head's keys and values in float32 while it is
-    folded. A fold comes every 6 √n tokens or so and is linear in n. Not for several threads at once.
+    about 4 (E + Ev + 16) bytes a key beside that, in float32, and a head's keys and values in float32, up to twice,
+    while it is folded. A fold comes every 6 √n tokens or so and is linear in n. Not for several threads at once.
+
+    The tolerance is kept on average over the tokens until the next fold, for each query head, as far as 256 of the
+    last 512 tokens tell: these are attended to exactly too, and a bound for others is within the tolerance, which
+    allows for a heavy tail. It does not cover queries unlike those before, nor a rare token that attends mostly to
+    one key which nothing of these attended to: its own error may be large.
 
     Examples
     --------
@@ -76,10 +83,7 @@ class KeyValueIndex:
 
     @options.setter
     def options(self, options: AttentionOptions) -> None:
-        if not isinstance(options, AttentionOptions):
-            raise InvalidTypeError(f"options: expected AttentionOptions or None, received {type(options).__name__}")
-        if options.top_k is not None:
-            raise UnsupportedError(f"top_k: expected None where keys grow, received {options.top_k}")
+        check_options(options)
         if options != self._options:
             self._options = options
             self._unfold()
@@ -88,7 +92,7 @@ class KeyValueIndex:
         """Forget everything but the options."""
         self._store: tuple[Growing, Growing] | None = None
         self._queries: Queries | None = None
-        self._scale, self._starts = math.nan, [0]
+        self._scale, self._starts = math.nan, list[int]()
         self._numbers, self._touched = 0, 0.0
         self._unfold()
 
@@ -130,22 +134,24 @@ class KeyValueIndex:
             Tensors that do not fit each other or those before, or that require gradients.
         """
         check_inputs(key, key, value, None, False)
-        if key.dim() != 4 or key.shape[:3] != value.shape[:3]:
+        if key.dim() != 4 or value.dim() != 4 or key.shape[:3] != value.shape[:3]:
             raise InvalidValueError(
                 "key and value: expected shapes (B, H, L, E) and (B, H, L, Ev), "
                 f"received {tuple(key.shape)} and {tuple(value.shape)}"
             )
-        if self._store is None:
-            self._store = Growing(key), Growing(value)
-        for rows, new in zip(self._store, (key, value), strict=True):
+        store = (Growing(key), Growing(value)) if self._store is None else self._store
+        for rows, new in zip(store, (key, value), strict=True):
             old = rows.filled
             if new.dtype != old.dtype or new.shape[:2] != old.shape[:2] or new.shape[3] != old.shape[3]:
                 raise InvalidValueError(
                     f"key and value: expected {old.dtype} of shape ({old.shape[0]}, {old.shape[1]}, L, "
                     f"{old.shape[3]}) as before, received {new.dtype} of shape {tuple(new.shape)}"
                 )
-        self._store[0].append(key)
-        self._store[1].append(value)
+        for rows in store:  # both, before one of them grows
+            rows.reserve(key.shape[2])
+        for rows, new in zip(store, (key, value), strict=True):
+            rows.append(new)
+        self._store = store
 
     def observe(self, query: Tensor) -> None:
         """Remember the queries of a prompt that was attended to elsewhere: those to come will be like them.
@@ -153,17 +159,37 @@ class KeyValueIndex:
         Parameters
         ----------
         query : Tensor of shape (B, Hq, L, E)
-            Of consecutive tokens, Hq a multiple of H. The last 256 tokens count.
+            Of consecutive tokens, Hq a multiple of H. The last 512 tokens count.
         """
+        self._check_query(query)
+        self._remember(query)
+
+    def _check_query(self, query: Tensor) -> None:
         keys = self.keys
         check_inputs(query, keys, keys, None, True)
-        grouped = query.unflatten(1, (keys.shape[1], -1))
-        shape = (*grouped.shape[:3], grouped.shape[4])
-        if self._queries is None or self._queries.shape != shape:
-            self._queries = Queries(shape, _SAMPLE)
+        if query.dim() != 4 or len(query) != len(keys):
+            raise InvalidValueError(
+                f"query: expected shape ({len(keys)}, Hq, L, {keys.shape[3]}), received {tuple(query.shape)}"
+            )
+
+    def _remember(self, query: Tensor) -> None:
+        grouped = self._grouped(query)
+        if self._queries is None or self._queries.shape != _shape(grouped):
+            self._queries = Queries(_shape(grouped), _SAMPLE)
         self._queries.append(grouped)
 
-    def attend(self, query: Tensor, scale: float | None = None, starts: list[int] | None = None) -> Tensor:
+    def _grouped(self, query: Tensor) -> Tensor:
+        """Split heads into those that share keys, (B, H, G, L, E)."""
+        grouped: Tensor = query.unflatten(1, (self.keys.shape[1], -1))
+        return grouped
+
+    def attend(
+        self,
+        query: Tensor,
+        scale: float | None = None,
+        starts: Sequence[int] | None = None,
+        options: AttentionOptions | None = None,
+    ) -> Tensor:
         """Attend with the queries of the last tokens, each to the keys up to its own.
 
         Parameters
@@ -172,59 +198,81 @@ class KeyValueIndex:
             Hq a multiple of H, L at most n.
         scale : float, optional
             1/√E if not given.
-        starts : list of B int, optional
+        starts : sequence of B int, optional
             How many of each sequence's first keys nothing sees: padding on the left, at most n - L.
+        options : AttentionOptions, optional
+            From this call on.
 
         Returns
         -------
         Tensor of shape (B, Hq, L, Ev)
-            In the dtype of the queries.
+            In the dtype of the queries. Queries that are not finite are answered as PyTorch does, and are no part of
+            what is remembered.
 
         Raises
         ------
         InvalidTypeError, InvalidValueError, UnsupportedError
-            Arguments that cannot be used; NaN or infinity in what goes into cells.
+            Arguments that cannot be used; NaN or infinity in keys that are to go into cells. Nothing has changed then.
+
+        Notes
+        -----
+        No key or value behind a query has any part in its output, nor in what is decided about cells that it attends
+        to; for that, more tokens at once than were appended since the last fold make another fold. Queries behind it
+        have a part: they are of the sample that the tolerance is measured with.
         """
-        keys, values = self._filled()
-        check_settings(0.0, scale, None)
-        self.observe(query)
-        batch, n_heads, n_keys, _ = keys.shape
-        length, width = query.shape[2:]
-        starts = [0] * batch if starts is None else starts
-        if query.dim() != 4 or len(query) != batch or len(starts) != batch or not 0 < length <= n_keys:
+        keys = self.keys
+        check_settings(0.0, scale, options)
+        options = self.options if options is None else options
+        check_options(options)
+        self._check_query(query)
+        batch, _, n_keys, width = keys.shape
+        length = query.shape[2]
+        if not 0 < length <= n_keys:
             raise InvalidValueError(
-                f"query and starts: expected shape ({batch}, Hq, L, {width}) with L from 1 to {n_keys}, and {batch} "
-                f"starts, received {tuple(query.shape)} and {len(starts)}"
+                f"query: expected shape ({batch}, Hq, L, {width}) with L from 1 to {n_keys}, "
+                f"received {tuple(query.shape)}"
             )
-        if min(starts) < 0 or max(starts) > n_keys - length:
-            raise InvalidValueError(f"starts: expected from 0 to {n_keys - length}, received {starts}")
-        scale = width**-0.5 if scale is None else float(scale)
-        self._fold(length, scale, starts)
+        places = _starts(starts, batch, n_keys - length)
+        scale = max(width, 1) ** -0.5 if scale is None else float(scale)
+        with torch._C.DisableTorchFunction():  # or `use` around this call would take its exact parts
+            self._fold(query, scale, places, options)
+            return self._attend(query)
+
+    def _attend(self, query: Tensor) -> Tensor:
+        """Attend by cells, where there are some, and where they can answer."""
+        keys, values = self._filled()
+        batch, n_heads, n_keys, width = keys.shape
+        length, scale, starts = query.shape[2], self._scale, self._starts
         if self._prefixes is None:
-            self._touched = n_keys - sum(starts) / batch
+            self._touched = n_keys - sum(starts) / max(batch, 1)
             return attend_last(query, keys, values, starts, scale)
         with torch.inference_mode(False):
-            out = torch.empty((batch, n_heads, query.shape[1] // n_heads * length, values.shape[3]))
-        self._near_and_far(query.detach().reshape(*out.shape[:3], width).float(), out, length, scale)
+            out = torch.empty((batch, n_heads, query.shape[1] // n_heads * length, values.shape[3]), device="cpu")
+        rows = query.detach().reshape(*out.shape[:3], width).float()
+        answered = usual(rows)
+        answered[[of is None for of in self._prefixes]] = False
+        self._near_and_far(rows, answered, out, length)
         out = out.view(batch, -1, length, out.shape[3]).to(query.dtype)
-        for b in range(batch):
-            if self._prefixes[b] is None:
-                part = slice(b, b + 1)
-                out[part] = attend_last(query[part], keys[part], values[part], starts[part], scale)
+        left = ~answered.view(batch, -1, length)
+        for b in left.flatten(1).any(1).nonzero().flatten().tolist():
+            part = slice(b, b + 1)
+            alone = attend_last(query[part], keys[part], values[part], starts[part], scale)
+            out[b] = torch.where(left[b, :, :, None], alone[0], out[b])
         return out
 
-    def _near_and_far(self, query: Tensor, out: Tensor, length: int, scale: float) -> None:
-        """Attend with the sequences that have cells, (B, H, G * L, E) to (B, H, G * L, Ev)."""
+    def _near_and_far(self, query: Tensor, answered: Tensor, out: Tensor, length: int) -> None:
+        """Attend with the sequences that have cells, (B, H, G * L, E) to (B, H, G * L, Ev), for rows to be answered."""
         n_heads, rows, width = out.shape[1:]
         queries, outs = query.contiguous().flatten(0, 1).numpy(), out.flatten(0, 1).numpy()
+        wanted = answered.flatten(0, 1).numpy()
         keys, values = (x[:, :, self._folded :] for x in self._filled())
         n_recent = keys.shape[2]
         if self._recent is None or self._recent.room < n_recent:
-            self._recent = Recent(keys, values, n_recent + self._fold_after(length) // 2)
+            self._recent = Recent(keys, values, n_recent + self._fold_after(length + self.options.window) // 2)
         self._recent.fill(keys, values)
         recent = self._recent.heads
-        # Rows are g * L + i; those of one token are neighbours.
-        order = np.arange(rows, dtype=np.int32).reshape(-1, length).T.ravel()
+        # Rows are g * L + i. Those of a token attend together, as those of the sample did: the error is that of it.
+        tokens = np.arange(rows, dtype=np.int32).reshape(-1, length).T
         stops = np.arange(n_recent - length + 1, n_recent + 1, dtype=np.int64)
         keep_far = self.options.far_field is not False
         heads = [(b * n_heads + h, p) for b, of in enumerate(self._prefixes or ()) if of for h, p in enumerate(of)]
@@ -233,10 +281,13 @@ class KeyValueIndex:
         def attend(item: tuple[int, Prefix]) -> None:
             i, prefix = item
             local_keys, local_values = recent[i]
-            touched[i], _ = prefix.field.attend(
-                queries[i], order, scale, prefix.choice.threshold, keep_far, outs[i], stops,
-                local_keys=local_keys, local_values=local_values,
-            )  # fmt: skip
+            touched[i] = 0
+            for token in tokens:
+                some, _ = prefix.field.attend(
+                    queries[i], token[wanted[i, token]], self._scale, prefix.choice.threshold, keep_far, outs[i],
+                    stops, local_keys=local_keys, local_values=local_values,
+                )  # fmt: skip
+                touched[i] += some
 
         n_threads = self.options.num_threads or torch.get_num_threads()
         with Work(n_threads if self._numbers >= _WORTH_THREADS else 1) as work:
@@ -245,47 +296,76 @@ class KeyValueIndex:
         self._numbers = n_touched * (queries.shape[-1] + width)
         self._touched = n_touched / (len(heads) * rows)
 
-    def _fold_after(self, length: int) -> int:
-        """How many recent keys make a fold."""
-        return int(max(length, self.options.window) + _KEPT + _RECENT * math.sqrt(len(self)))
+    def _fold_after(self, exact: int) -> int:
+        """How many recent keys make a fold, if so many are to be attended to exactly."""
+        return int(exact + _KEPT + _RECENT * math.sqrt(len(self)))
 
-    def _fold(self, length: int, scale: float, starts: list[int]) -> None:
-        """Put the keys before the last tokens into cells, if it is time."""
-        if scale != self._scale or starts != self._starts:
-            self._unfold()
-            self._scale, self._starts = scale, list(starts)
-        n_keys = len(self)
-        if self._folded and n_keys - self._folded <= self._fold_after(length):
-            return
+    def _fold(self, query: Tensor, scale: float, starts: list[int], options: AttentionOptions) -> None:
+        """Remember the queries and the settings, and put the keys before the last tokens into cells, if it is time."""
+        same = scale == self._scale and starts == self._starts and options == self._options
+        n_keys, length = len(self), query.shape[2]
+        exact = length + options.window  # keys that the first query sees exactly, or not at all
+        reaches = same and self._folded <= n_keys - exact  # keys that the cells hold are before all of these
+        due = scale > 0 and not (reaches and self._folded and n_keys - self._folded <= self._fold_after(exact))
+        boundary = n_keys - exact - _KEPT
+        long = self._long(query, boundary, starts, options, reaches) if due else []
+        # Nothing has changed so far, and no argument is refused from here on.
+        if not reaches:
+            self._unfold()  # and what was decided about cells, from keys that these queries may not see
+        self._remember(query)
+        self._scale, self._starts, self._options = scale, starts, options
+        if due:
+            self._make_cells(long, boundary)
+
+    def _long(
+        self, query: Tensor, boundary: int, starts: list[int], options: AttentionOptions, reaches: bool
+    ) -> list[int]:
+        """Tell which sequences are worth cells for the keys before `boundary`; raise if these are not finite."""
         keys, values = self._filled()
-        batch, n_heads = keys.shape[:2]
-        least = EXACT_BELOW if self.options.exact_below is None else self.options.exact_below
-        boundary = n_keys - max(length, self.options.window) - _KEPT
-        long = [b for b in range(batch) if boundary - starts[b] >= _LEAST_KEYS]
-        if n_keys < least or not long or self._queries is None or self._queries.seen < _LEAST_SAMPLE:
-            return
-        if not scale > 0 or keys.dtype == torch.float64 or not keys.shape[3] or not values.shape[3] or not n_heads:
-            return
-        old, sample = self._choices or [None] * batch, self._queries
+        least = EXACT_BELOW if options.exact_below is None else options.exact_below
+        known = self._queries is not None and self._queries.shape == _shape(self._grouped(query))
+        seen = query.shape[2] + (self._queries.seen if self._queries is not None and known else 0)
+        if len(self) < least or seen < _LEAST_SAMPLE or keys.dtype == torch.float64:
+            return []
+        if not keys.shape[3] or not values.shape[3]:
+            return []
+        long = []
+        for b, start in enumerate(starts):
+            if boundary - start < _LEAST_KEYS:
+                continue
+            in_cells = reaches and self._prefixes is not None and self._prefixes[b] is not None
+            new = keys[b, :, self._folded if in_cells else start : boundary]
+            if all(usual(head).all() for head in new):
+                long.append(b)
+            elif not all(torch.isfinite(head).all() for head in new):
+                raise InvalidValueError("key: expected finite values, received NaN or infinity")
+        return long
+
+    def _make_cells(self, long: list[int], boundary: int) -> None:
+        """Put the keys before `boundary` of some sequences into cells, those whose queries are known well enough."""
+        keys, values = self._filled()
+        batch, n_heads, n_keys, _ = keys.shape
+        old = self._choices or [None] * batch
         self._prefixes, self._recent, self._folded = None, None, 0  # first, for the memory and in case of an error
+        samples = {}
+        for b in long:
+            of = [self._queries.last(b, h, n_keys - self._starts[b]) for h in range(n_heads)] if self._queries else []
+            if min(map(len, of), default=0) >= _LEAST_SAMPLE:
+                samples[b] = of
+        if not samples:
+            return
         made: dict[tuple[int, int], Prefix] = {}
 
         def fold(item: tuple[int, int]) -> None:
             b, h = item
-            key, value = (x[b, h, starts[b] : boundary].float().contiguous().numpy() for x in (keys, values))
+            key, value = (x[b, h, self._starts[b] : boundary].float().contiguous().numpy() for x in (keys, values))
             choices = old[b]
-            made[item] = make_prefix(
-                key,
-                value,
-                sample.last(b, h, n_keys - starts[b]),
-                scale,
-                self.options,
-                None if choices is None else choices[h],
-            )
+            choice = None if choices is None else choices[h]
+            made[item] = make_prefix(key, value, samples[b][h], self._scale, self.options, choice)
 
         with one_blas_thread(), Work(self.options.num_threads or torch.get_num_threads()) as work:
-            work.run(fold, [(b, h) for b in long for h in range(n_heads)])
-        prefixes = [[made[b, h] for h in range(n_heads)] if b in long else None for b in range(batch)]
+            work.run(fold, [(b, h) for b in samples for h in range(n_heads)])
+        prefixes = [[made[b, h] for h in range(n_heads)] if b in samples else None for b in range(batch)]
         self._prefixes, self._folded = prefixes, boundary
         self._choices = [None if of is None else [prefix.choice for prefix in of] for of in prefixes]
 
@@ -301,6 +381,10 @@ class KeyValueIndex:
         -----
         At least the last 32 are never in cells: taking these back costs nothing, going beyond makes a fold.
         """
+        try:
+            length = operator.index(length)
+        except TypeError:
+            raise InvalidTypeError(f"length: expected an int >= 0, received {type(length).__name__}") from None
         if length < 0:
             raise InvalidValueError(f"length: expected an int >= 0, received {length}")
         if self._store is None or length >= len(self):
@@ -308,24 +392,33 @@ class KeyValueIndex:
         for rows in self._store:
             rows.length = length
         self._recent = None
-        if length < self._folded:
-            self._prefixes, self._folded = None, 0
-        if length <= max(self._starts):
+        if length < self._folded or length <= max(self._starts, default=0):
             self._unfold()
 
     def select(self, indices: Tensor) -> None:
-        """Keep these sequences of the batch, in this order and as often as they are named, (any,) int64."""
+        """Keep these sequences of the batch, in this order and as often as they are named.
+
+        Parameters
+        ----------
+        indices : Tensor of shape (any,), int64 or int32
+        """
+        received = getattr(indices, "dtype", type(indices).__name__)
+        if received not in (torch.int64, torch.int32):
+            raise InvalidTypeError(f"indices: expected a tensor of int64 or int32, received {received}")
+        batch = 0 if self._store is None else len(self.keys)
+        chosen = indices.flatten().tolist()
+        if indices.dim() != 1 or (self._store is not None and not all(0 <= b < batch for b in chosen)):
+            raise InvalidValueError(
+                f"indices: expected shape (any,) and from 0 to {batch - 1}, received {tuple(indices.shape)}, {chosen}"
+            )
         if self._store is None:
             return
-        for rows in self._store:
-            rows.select(indices)
-        if self._queries is not None:
-            self._queries.select(indices)
-        chosen = indices.tolist()
-        self._starts = [self._starts[b] for b in chosen] if len(self._starts) > 1 else self._starts
+        keys, values = (rows.select(indices) for rows in self._store)
+        queries = None if self._queries is None else self._queries.select(indices)
+        self._store, self._queries, self._recent = (keys, values), queries, None
+        self._starts = [self._starts[b] for b in chosen] if self._starts else []
         self._prefixes = None if self._prefixes is None else [self._prefixes[b] for b in chosen]
         self._choices = None if self._choices is None else [self._choices[b] for b in chosen]
-        self._recent = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Kernels' memory is not copied: cells are made anew.
@@ -337,3 +430,28 @@ class KeyValueIndex:
         error = max((prefix.error for prefix in heads), default=0.0)
         share = self._touched / len(self) if len(self) else 0.0
         return IndexReport(len(self), self._folded, self._touched, share, error)
+
+
+def check_options(options: AttentionOptions) -> None:
+    """Raise one of the package's errors unless a growing index can follow these options."""
+    if not isinstance(options, AttentionOptions):
+        raise InvalidTypeError(f"options: expected AttentionOptions or None, received {type(options).__name__}")
+    if options.top_k is not None:
+        raise UnsupportedError(f"top_k: expected None where keys grow, received {options.top_k}")
+
+
+def _shape(grouped: Tensor) -> tuple[int, int, int, int]:
+    """(B, H, G, E) of queries (B, H, G, L, E)."""
+    batch, heads, group, _, width = grouped.shape
+    return batch, heads, group, width
+
+
+def _starts(starts: Sequence[int] | None, batch: int, most: int) -> list[int]:
+    """Check the starts of sequences and return them as a list."""
+    try:
+        places = [0] * batch if starts is None else [operator.index(start) for start in starts]
+    except TypeError:
+        raise InvalidTypeError(f"starts: expected {batch} int, received {starts!r:.60}") from None
+    if len(places) != batch or not all(0 <= start <= most for start in places):
+        raise InvalidValueError(f"starts: expected {batch} from 0 to {most}, received {places}")
+    return places

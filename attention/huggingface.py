@@ -44,7 +44,7 @@ def register(name: str = "dci", options: AttentionOptions | None = None) -> None
     Raises
     ------
     ImportError
-        If transformers (4.53 or later) is not installed.
+        If transformers (5.7 or later) is not installed.
     InvalidTypeError
         If `name` is not a string or `options` are not AttentionOptions.
 
@@ -75,7 +75,7 @@ def register(name: str = "dci", options: AttentionOptions | None = None) -> None
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
     except ImportError as error:
-        raise ImportError("register needs transformers 4.53 or later: pip install 'transformers>=4.53'") from error
+        raise ImportError("register needs transformers 5.7 or later: pip install 'transformers>=5.7'") from error
     AttentionInterface.register(name, _attention_function(options))
     AttentionMaskInterface.register(name, padding_mask)
 
@@ -114,7 +114,10 @@ def _attention_function(options: AttentionOptions | None) -> Callable[..., tuple
             if n_keys < key.shape[2]:  # a static cache has room for more
                 key, value = key[:, :, :n_keys], value[:, :, :n_keys]
         indexed = _layer_index.attend(query, key, value, attention_mask, rule, scaling, options)
-        output = _attend(query, key, value, attention_mask, rule, scaling, options) if indexed is None else indexed
+        if indexed is not None:
+            return indexed.transpose(1, 2).contiguous(), None
+        output = _attend(query, key, value, attention_mask, rule, scaling, options)
+        _layer_index.observe(query, key, value, options)  # last: a refused call leaves the index as it was
         return output.transpose(1, 2).contiguous(), None
 
     return attention
@@ -130,7 +133,7 @@ def _refuse(module: nn.Module, kwargs: dict[str, Any]) -> None:
 
 
 def _weights_are_collected() -> bool:
-    """Whether transformers 5 collects weights by hooks: some models do not pass ``output_attentions`` down."""
+    """Whether transformers collects weights by hooks: some models do not pass ``output_attentions`` down."""
     capturing = sys.modules.get("transformers.utils.output_capturing")
     collector = getattr(capturing, "_active_collector", None)
     return collector is not None and any("attentions" in name for name in collector.get() or ())
@@ -159,17 +162,21 @@ def _attend(
         mask = None if padding is None else padding[:, None, None]
         return dci_attention(query, key, value, mask, 0.0, causal, scale, grouped, options=options)
     check_inputs(query, key, value, None, grouped)
+    scale = max(query.shape[-1], 1) ** -0.5 if scale is None else scale
+    if scale <= 0:  # exact kernels hide keys behind -inf before they scale
+        query, scale = query * scale, 1.0
     output = query.new_empty((*query.shape[:-1], value.shape[-1]))
-    for i in range(len(query)):
-        visible = _visible(length, n_keys, None if padding is None else padding[i], Rule(causal, window))
-        output[i] = _choose.attend(
-            query[i].reshape(key.shape[1], -1, *query.shape[2:]),
-            key[i],
-            value[i],
-            visible,
-            query.shape[-1] ** -0.5 if scale is None else scale,
-            options or AttentionOptions(),
-        )[0].flatten(0, 1)
+    with torch._C.DisableTorchFunction():  # or `use` around the model would take the exact parts
+        for i in range(len(query)):
+            visible = _visible(length, n_keys, None if padding is None else padding[i], Rule(causal, window))
+            output[i] = _choose.attend(
+                query[i].reshape(key.shape[1], -1, *query.shape[2:]),
+                key[i],
+                value[i],
+                visible,
+                scale,
+                options or AttentionOptions(),
+            )[0].flatten(0, 1)
     return output
 
 

@@ -7,6 +7,7 @@ import torch
 
 import attention
 from attention import AttentionOptions, DCICache, InvalidTypeError, UnsupportedError
+from tests.caches import past
 
 transformers = pytest.importorskip("transformers")
 
@@ -58,7 +59,7 @@ def generate(model, tokens, cache=None, name="sdpa", **arguments):
     model.set_attn_implementation(name)
     arguments = {"max_new_tokens": 40, "do_sample": False, "use_cache": True, **arguments}
     if cache is not None:
-        arguments["past_key_values"] = cache
+        arguments |= past(cache)
     return model.generate(tokens, **arguments)
 
 
@@ -98,11 +99,11 @@ def test_padding_on_the_right_is_left_to_exact_attention():
     padding[0, 50:] = 0
     cache = DCICache(FORCED)
     logits = []
-    for name, past in (("sdpa", transformers.DynamicCache()), ("dci", cache)):
+    for name, used in (("sdpa", transformers.DynamicCache()), ("dci", cache)):
         model.set_attn_implementation(name)
-        model(tokens, attention_mask=padding, past_key_values=past)
+        model(tokens, attention_mask=padding, **past(used))
         more = torch.cat([padding, torch.ones(2, 1, dtype=padding.dtype)], 1)
-        logits.append(model(tokens[:, :1], attention_mask=more, past_key_values=past).logits)
+        logits.append(model(tokens[:, :1], attention_mask=more, **past(used)).logits)
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
     assert_used(cache, folded=False)
 
@@ -122,7 +123,7 @@ def test_ordinary_cache_for_other_implementations():
         {"num_beams": 3},
         {"num_beams": 3, "num_return_sequences": 2},
         {"do_sample": True, "num_return_sequences": 3},
-        {"prompt_lookup_num_tokens": 6},
+        {"prompt_lookup_num_tokens": 6, "eos_token_id": 1},  # without one, some versions of transformers fail
         {"prefill_chunk_size": 16},
     ],
     ids=["beams", "several beams", "samples", "assisted", "chunks"],
@@ -132,9 +133,9 @@ def test_other_ways_to_generate(arguments):
     if "prompt_lookup_num_tokens" in arguments:
         tokens = tokens[:, :20].repeat(1, 3)
     outs, cache = [], DCICache(FORCED)
-    for past, name in ((transformers.DynamicCache(), "sdpa"), (cache, "dci")):
+    for used, name in ((transformers.DynamicCache(), "sdpa"), (cache, "dci")):
         torch.manual_seed(0)
-        outs.append(generate(model, tokens, past, name, **arguments))
+        outs.append(generate(model, tokens, used, name, **arguments))
     assert torch.equal(*outs)
     assert_used(cache)
 
@@ -151,12 +152,12 @@ def test_crop_and_go_on():
     model, tokens = llama(), prompt(120)
     model.set_attn_implementation("dci")
     cache = DCICache(FORCED)
-    model(tokens, past_key_values=cache)
+    model(tokens, **past(cache))
     for at in range(3):
-        model(tokens[:, at : at + 1], past_key_values=cache)
+        model(tokens[:, at : at + 1], **past(cache))
     cache.crop(-23)
     assert cache.get_seq_length() == 100
-    logits = model(tokens[:, 100:], past_key_values=cache).logits
+    logits = model(tokens[:, 100:], **past(cache)).logits
     model.set_attn_implementation("sdpa")
     expected = model(tokens).logits[:, 100:]
     torch.testing.assert_close(logits, expected, rtol=1e-2, atol=2e-3)
@@ -170,15 +171,15 @@ def test_batches():
     model, tokens = llama(), prompt(80, 2)
     model.set_attn_implementation("dci")
     cache = DCICache(FORCED)
-    model(tokens, past_key_values=cache)
-    model(tokens[:, :1], past_key_values=cache)
+    model(tokens, **past(cache))
+    model(tokens[:, :1], **past(cache))
     cache.batch_repeat_interleave(2)
     cache.reorder_cache(torch.tensor([3, 0, 1, 2]))
     cache.batch_select_indices(torch.tensor([0, 1, 3]))  # of the prompts 1, 0, 1
     chosen = tokens[[1, 0, 1]]
     assert cache.layers[0].keys.shape[0] == 3
     more = prompt(2, 3)
-    logits = model(more, past_key_values=cache).logits
+    logits = model(more, **past(cache)).logits
     model.set_attn_implementation("sdpa")
     expected = model(torch.cat([chosen, chosen[:, :1], more], 1)).logits[:, -2:]
     torch.testing.assert_close(logits, expected, rtol=1e-2, atol=2e-3)
@@ -188,7 +189,7 @@ def test_a_copy_of_a_prompt_serves_twice():
     model, tokens = llama(), prompt(80)
     model.set_attn_implementation("dci")
     cache = DCICache(FORCED)
-    model(tokens, past_key_values=cache)
+    model(tokens, **past(cache))
     for ending in (prompt(3), prompt(5)):
         whole = torch.cat([tokens, ending], 1)
         assert torch.equal(generate(model, whole, copy.deepcopy(cache), "dci"), generate(model, whole))
@@ -200,8 +201,8 @@ def test_half_precision(dtype):
     model, tokens = llama().to(dtype), prompt(100)
     cache = DCICache(FORCED.replace(tolerance=0.01))
     model.set_attn_implementation("dci")
-    model(tokens, past_key_values=cache)
-    logits = model(tokens[:, :1], past_key_values=cache).logits
+    model(tokens, **past(cache))
+    logits = model(tokens[:, :1], **past(cache)).logits
     assert cache.layers[0].keys.dtype == dtype
     assert_used(cache)
     model.set_attn_implementation("sdpa")
@@ -233,6 +234,30 @@ def test_report():
     assert all(0 < layer.share <= 2 for layer in report.layers)
 
 
+def test_repr_tells_what_every_layer_holds():
+    cache = DCICache(FORCED)
+    assert repr(cache) == "DCICache()"
+    model = llama(num_hidden_layers=20)
+    generate(model, prompt(60), cache, "dci")
+    text = repr(cache).splitlines()
+    assert len(text) == 2 + 9
+    for i, line in ((0, text[1]), (3, text[4]), (16, text[6]), (19, text[9])):
+        report = cache.layers[i].index.report()
+        assert report.folded > 0
+        assert line.strip() == (
+            f"{i}: DCILayer({report.length} tokens, {report.folded} in cells, {report.keys_touched:.1f} keys touched),"
+        )
+    assert "12 layers more" in text[5]
+    assert len(repr(DCICache(config=mistral().config)).splitlines()) == 2 + 2
+
+
+@pytest.mark.filterwarnings("error::FutureWarning", "error::DeprecationWarning")
+def test_nothing_deprecated_is_called():
+    model, tokens = llama(), prompt(40)
+    generate(model, tokens, DCICache(FORCED), "dci")
+    generate(model, tokens, DCICache(FORCED), "dci", num_beams=2)
+
+
 def test_bad_input():
     with pytest.raises(InvalidTypeError, match="options"):
         DCICache(0.05)
@@ -244,4 +269,4 @@ def test_bad_input():
     with torch.inference_mode(False):
         model = llama(attn_implementation="dci")
         with pytest.raises(UnsupportedError, match="no_grad"):
-            model(prompt(5), past_key_values=cache)
+            model(prompt(5), **past(cache))

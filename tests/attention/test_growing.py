@@ -2,11 +2,13 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
+import attention
 from attention import AttentionOptions, InvalidTypeError, InvalidValueError, UnsupportedError
 from attention.growing import AT_ONCE, KeyValueIndex
 
@@ -69,8 +71,7 @@ def test_growth_past_several_folds_stays_within_tolerance(exactly, errors_of, he
         assert i + 1 - folds[-1] < 500
     assert len(set(folds)) >= 4
     expected = exact(exactly, query[:, :, 1500:], key, value)
-    assert errors_of(torch.cat(outs, 2), expected).max() <= 1.3 * LOOSE.tolerance
-    # The same folds with nothing near or far but all, so that an error in either would show.
+    assert errors_of(torch.cat(outs, 2), expected).max() <= LOOSE.tolerance
     assert folds == sorted(folds)
 
 
@@ -88,7 +89,7 @@ def test_few_keys_are_touched_at_32k(exactly, errors_of):
     assert report.folded > 32000
     assert 0 < report.error <= 0.05
     expected = exact(exactly, query[:, :, 300:340], key, value)
-    assert errors_of(torch.cat(outs, 2), expected).max() <= 1.3 * 0.05
+    assert errors_of(torch.cat(outs, 2), expected).max() <= 0.05
 
 
 def test_several_tokens_at_once_are_causal(exactly):
@@ -129,8 +130,7 @@ def test_cropped_tokens_are_forgotten(exactly, back):
     folded = index.report().folded
     index.crop(1000 - back)
     assert len(index) == 1000 - back
-    if back < 32:
-        assert index.report().folded == folded
+    assert index.report().folded == (folded if back < 32 else 0)
     key, value = key.clone(), value.clone()
     value[:, :, 1000 - back :] *= -1
     out = decode(index, key, value, query)
@@ -162,7 +162,7 @@ def test_half_precision(exactly, errors_of, dtype):
     out = decode(index, key, value, query)
     assert index.report().folded > 800
     assert index.keys.dtype == index.values.dtype == out.dtype == dtype
-    assert errors_of(out, exact(exactly, query[:, :, 900:], key, value)).max() <= 1.3 * 0.05
+    assert errors_of(out, exact(exactly, query[:, :, 900:], key, value)).max() <= LOOSE.tolerance
 
 
 def test_values_of_another_width_and_odd_sizes(exactly):
@@ -216,7 +216,7 @@ def test_pinned_keys_and_sizes_of_the_near_field(exactly):
     out = decode(wide, key, value, query)
     assert wide.report().folded <= 1000
     expected = exact(exactly, query[:, :, 1400:], key, value)
-    assert (out - expected).norm() <= 0.065 * expected.norm()
+    assert (out - expected).norm() <= LOOSE.tolerance * expected.norm()
     shares = []
     for near in (8, 0.2, 5000):
         index = grown(LOOSE.replace(near=near), key, value, query, 1400)
@@ -269,6 +269,95 @@ def test_no_keys():
     index.select(torch.tensor([0]))
     with pytest.raises(InvalidValueError, match="received none"):
         index.attend(torch.zeros(1, 1, 1, 4))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e30])
+@pytest.mark.parametrize("length", [1, 7])
+def test_a_query_that_is_not_finite_harms_no_other(exactly, bad, length):
+    """Neither beside it, nor as one of those that are remembered."""
+    key, value, query = smooth(1200, 1200, (2, 2, 4))
+    stop = 900 + length
+    spoilt = query[:, :, 600 : 600 + length].clone()
+    spoilt[1, 5, -1, 3] = bad
+    index = grown(LOOSE, key, value, query, 900)
+    index.append(key[:, :, 900:stop], value[:, :, 900:stop])
+    out = index.attend(spoilt)
+    folded, share = index.report().folded, index.report().share
+    assert folded > 0
+    assert 0 < share < 0.9
+    expected = exact(exactly, query[:, :, 600 : 600 + length], key[:, :, :stop], value[:, :, :stop])
+    alone = torch.nn.functional.scaled_dot_product_attention(
+        spoilt[1:, 5:6, -1:], key[1:, 1:2, :stop], value[1:, 1:2, :stop]
+    )
+    torch.testing.assert_close(out[1, 5, -1:], alone[0, 0], equal_nan=True)
+    out[1, 5, -1] = expected[1, 5, -1].float()
+    assert (out - expected).norm() <= LOOSE.tolerance * expected.norm()
+    out = decode(index, key, value, query)  # through the next fold
+    assert index.report().folded > folded
+    assert index.report().share < 0.9
+    expected = exact(exactly, query[:, :, stop:], key, value)
+    assert (out - expected).norm() <= LOOSE.tolerance * expected.norm()
+
+
+def test_queries_of_which_none_is_finite_are_attended_to_exactly():
+    key, value, query = smooth(600, 600)
+    index = KeyValueIndex(LOOSE)
+    index.append(key, value)
+    index.observe(torch.full_like(query, torch.nan))
+    out = index.attend(query[:, :, -10:])
+    assert index.report().folded == 0
+    assert torch.isfinite(out).all()
+    assert torch.isnan(index.attend(torch.full_like(query[:, :, -1:], torch.nan))).all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_value_that_is_not_finite_counts_as_in_exact_attention(bad):
+    key, value, query = smooth(600, 600)
+    value[0, 0, 100, 3] = bad
+    index = grown(LOOSE, key, value, query, 599)
+    out = decode(index, key, value, query)
+    assert index.report().folded > 0
+    finite = torch.isfinite(out)
+    assert not finite[0, :4, :, 3].any()
+    assert finite.sum() == out.numel() - 4
+
+
+def test_keys_too_large_for_cells_are_attended_to_exactly(exactly):
+    key, value, query = smooth(600, 600, (2, 2, 2))
+    key[1, 1, 100] *= 1e25
+    index = grown(LOOSE, key, value, query, 599)
+    out = decode(index, key, value, query)
+    assert index.report().folded > 0
+    expected = exact(exactly, query[:, :, -1:], key, value)
+    torch.testing.assert_close(out[1], expected[1].float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_negative_scale_sees_no_future(length):
+    key, value, query = smooth(50, 50)
+    outs = []
+    for last in (value[:, :, -1:], 100 + value[:, :, -1:]):
+        index = KeyValueIndex(LOOSE)
+        index.append(key, torch.cat([value[:, :, :-1], last], 2))
+        outs.append(index.attend(query[:, :, -length:], scale=-0.5, starts=[3]))
+    assert torch.equal(outs[0][:, :, :-1], outs[1][:, :, :-1])
+    group = query.shape[1] // key.shape[1]
+    scores = -0.5 * query[:, :, -1:] @ key[:, :, 3:].repeat_interleave(group, 1).mT
+    expected = torch.softmax(scores, -1) @ torch.cat([value[:, :, 3:-1], last], 2).repeat_interleave(group, 1)
+    torch.testing.assert_close(outs[1][:, :, -1:], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_default_device_and_an_active_use_stay_outside():
+    key, value, query = smooth(600, 600)
+    outs = []
+    for device, used in (("cpu", False), ("meta", True)):
+        with torch.device(device), attention.use(AttentionOptions(tolerance=0.9)) if used else nullcontext() as usage:
+            index = grown(LOOSE, key, value, query, 560)
+            first = index.attend(query[:, :, :40], starts=[2])
+            index.append(key[:, :, 560:], value[:, :, 560:])
+            outs.append(torch.cat([first, index.attend(query[:, :, -5:])], 2))
+    assert torch.equal(*outs)
+    assert usage.report().taken == []
 
 
 def test_nan_is_reported_and_leaves_the_index_usable():

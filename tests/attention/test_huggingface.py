@@ -1,5 +1,6 @@
 """Models of transformers, small and randomly initialised, must do with "dci" what they do with "sdpa"."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import torch
 
 import attention
 from attention import AttentionOptions, UnsupportedError
+from tests.caches import past
 
 transformers = pytest.importorskip("transformers")
 
@@ -157,13 +159,13 @@ class TestCaches:
         for implementation in ("sdpa", "dci"):
             model.set_attn_implementation(implementation)
             kinds = {"dynamic": transformers.DynamicCache, "static": transformers.StaticCache}
-            past = kinds[cache](config=model.config, **({"max_cache_len": 40} if cache == "static" else {}))
+            cached = kinds[cache](config=model.config, **({"max_cache_len": 40} if cache == "static" else {}))
             parts = [
                 model(
                     input_ids=inputs["input_ids"][:, part],
                     attention_mask=inputs["attention_mask"][:, : part.stop] if padded else None,
                     position_ids=position[:, part],
-                    past_key_values=past,
+                    **past(cached),
                 ).logits
                 for part in (slice(0, 13), slice(13, 23), slice(23, 24))
             ]
@@ -181,8 +183,8 @@ class TestMask:
             config=config,
             inputs_embeds=embedded,
             attention_mask=attention_mask,
-            past_key_values=None,
             position_ids=None,
+            **past(None),
         )
 
     @pytest.mark.parametrize("name", ["create_causal_mask", "create_bidirectional_mask"])
@@ -232,10 +234,10 @@ class TestRefusals:
         self.refused(transformers.Gemma2ForCausalLM(config).eval(), "softcap")
 
     def test_position_bias(self):
-        config = transformers.T5Config(
-            vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, decoder_start_token_id=0
-        )
-        self.refused(transformers.T5EncoderModel(config).eval(), "position_bias")
+        """Of T5, which asks for it since it calls attention functions at all."""
+        attend, module = transformers.AttentionInterface()["dci"], torch.nn.Module()
+        with pytest.raises(UnsupportedError, match="position_bias.*eager"):
+            attend(module, *torch.randn(3, 1, 2, 4, 8), None, position_bias=torch.zeros(1, 2, 4, 4))
 
     def test_sinks(self):
         config = transformers.GptOssConfig(**DECODER, head_dim=8, num_local_experts=2, num_experts_per_tok=1)
@@ -257,7 +259,7 @@ class TestRefusals:
         arguments = {"config": config, "inputs_embeds": torch.zeros(1, 8, 32), "attention_mask": None}
         for kind in ("or_mask_function", "and_mask_function"):
             with pytest.raises(UnsupportedError, match="mask_function"):
-                make_mask(**arguments, past_key_values=None, **{kind: lambda b, h, q, k: q == k})
+                make_mask(**arguments, **past(None), **{kind: lambda b, h, q, k: q == k})
 
     @pytest.mark.parametrize("make", [bert, llama, gpt2])
     def test_weights(self, make):
@@ -272,6 +274,48 @@ class TestRefusals:
             model = llama()
             with pytest.raises(UnsupportedError, match="no_grad"):
                 both(model, input_ids=batch()["input_ids"])
+
+
+class TestUse:
+    """Around a model with the registered function, whose calls have options of their own."""
+
+    @pytest.mark.parametrize("make", [llama, mistral, bert])
+    def test_takes_no_part_of_a_call(self, make, options):
+        model = make()
+        model.set_attn_implementation("dci")
+        for inputs in (batch(), batch(side="right"), {"input_ids": batch()["input_ids"]}):
+            expected = model(**inputs)[0]
+            with attention.use(AttentionOptions(tolerance=0.5)) as usage:
+                found = model(**inputs)[0]
+            assert torch.equal(found, expected)
+            assert usage.report().taken == []
+            assert usage.report().left == {}
+
+    def test_takes_no_part_of_decoding(self, options):
+        model, tokens = llama(), batch(90)["input_ids"]
+        model.set_attn_implementation("dci")
+        outs = []
+        for usage in (contextlib.nullcontext(), attention.use(AttentionOptions(tolerance=0.5))):
+            cache = attention.DCICache()
+            with usage as used:
+                steps = [model(some, **past(cache)).logits for some in tokens.split([60, 20, 9, 1], 1)]
+            outs.append(torch.cat(steps, 1))
+        assert torch.equal(*outs)
+        assert used.report().taken == []
+        assert used.report().left == {}
+
+
+def test_a_negative_scale_sees_no_future():
+    """Which the kernels of PyTorch, that hide keys behind -inf before they scale, would let in."""
+    attention.register("dci", TIGHT)
+    attend = transformers.AttentionInterface()["dci"]
+    module = torch.nn.Module()
+    module.is_causal = True
+    query, key, value = torch.randn(3, 1, 2, 12, 8)
+    other = value.clone()
+    other[:, :, -1] = 100
+    outs = [attend(module, query[:, :, 4:], key, x, None, scaling=-0.5)[0] for x in (value, other)]
+    assert torch.equal(outs[0][:, :-1], outs[1][:, :-1])
 
 
 class TestRegister:

@@ -78,6 +78,47 @@ def test_extra_memory_is_at_most_that_of_keys_and_values_and_a_half(is_causal, o
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memory_of_a_long_cache_is_what_its_docstring_says(dtype):
+    script = f"""
+        import resource
+        import torch
+        from attention import AttentionOptions
+        from attention.growing import KeyValueIndex
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+        torch.set_num_threads(2)
+        n, n_heads, part = 65_536, 8, 1024
+        maps = torch.randn(2, 6, 64)
+
+        def rows(count, seed):
+            latent = torch.randn(1, n_heads, count, 6, generator=torch.Generator().manual_seed(seed))
+            return [torch.tanh(latent @ m).to(torch.{dtype}) for m in maps]
+
+        def fill(index, n_keys):
+            for start in range(0, n_keys, part):
+                index.append(*rows(part, start))
+            index.observe(rows(512, 1)[0])
+            index.attend(rows(1, 2)[0])
+
+        options = AttentionOptions(num_threads=2)
+        fill(KeyValueIndex(options.replace(exact_below=0)), 2 * part)  # what is loaded when first used
+        before = peak()
+        index = KeyValueIndex(options)
+        fill(index, n)
+        report = index.report()
+        assert report.folded > n - 100 and report.share < 0.5, report
+        print(peak() - before, n * n_heads, index.keys.element_size())
+    """
+    grown, count, size = map(float, succeed(script, timeout=600).split())
+    stored, cells, head = (count * numbers / 2**20 for numbers in (128 * size, 4 * (128 + 16), 128 * 4 / 8))
+    assert grown <= 1.5 * stored + cells + 2 * 2 * head + 50  # two heads are folded at once
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 @pytest.mark.parametrize("n_heads", [1, 8])
 @pytest.mark.parametrize("options", ["tolerance=0.02", "near=0.5", "top_k=64"])
