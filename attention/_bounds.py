@@ -14,6 +14,7 @@ Floats = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.99  # of the bound, for a head
 _QUANTILE = 2.326  # of the normal distribution, for that
+_TAIL = 12  # largest values that a tail is fitted to
 # Of the probability: the same for every row, by suspected squared error, by squared norm of the output.
 _EVEN, _BY_RISK, _BY_SIZE = 0.4, 0.4, 0.2
 
@@ -59,7 +60,9 @@ def estimate_sum(values: npt.ArrayLike, probabilities: npt.ArrayLike) -> Estimat
     -----
     The estimate is that of Hansen & Hurwitz (1943). Its bounds are those of the central limit theorem adjusted for
     skewness (Chen 1995, Journal of the American Statistical Association 90:767-772; Singh, Singh & Engelhardt 1997,
-    EPA/600/R-97/006). They do not cover rows whose share of the sum is far beyond what any drawn row lets expect.
+    EPA/600/R-97/006), the upper one at least the mean with the largest values replaced by a Pareto tail that is fitted
+    to them (Hill 1975, Annals of Statistics 3:1163-1174), one standard error above: what was drawn of a heavy tail is
+    mostly too little. They do not cover rows whose share of the sum is far beyond what the drawn ones let expect.
     """
     shares = np.asarray(values, dtype=np.float64) / np.asarray(probabilities, dtype=np.float64)
     mean, deviation = float(shares.mean()), float(shares.std(ddof=1))
@@ -69,8 +72,17 @@ def estimate_sum(values: npt.ArrayLike, probabilities: npt.ArrayLike) -> Estimat
     skewness = float(((shares - mean) ** 3).mean()) / deviation**3 / (6 * root)
     z, off = _QUANTILE, deviation / float(root)
     correction = skewness * (1 + 2 * z**2)
-    return Estimate(
-        mean,
-        mean + off * (z + max(0.0, correction) + 4 * skewness**2 * (z + 2 * z**3)),
-        mean - off * (z + max(0.0, -correction) + 4 * skewness**2 * (z + 2 * z**3)),
-    )
+    second = 4 * skewness**2 * (z + 2 * z**3)
+    upper = max(mean + off * (z + max(0.0, correction) + second), _with_tail(shares))
+    return Estimate(mean, upper, mean - off * (z + max(0.0, -correction) + second))
+
+
+def _with_tail(shares: Floats) -> float:
+    """Mean of values of which the largest are replaced by what a Pareto tail through them has; 0.0 if it has none."""
+    ordered = np.sort(shares)[::-1]
+    if len(ordered) <= 2 * _TAIL or not ordered[_TAIL] > 0:
+        return 0.0
+    start = float(ordered[_TAIL])
+    index = min(0.95, float(np.log(ordered[:_TAIL] / start).mean()))
+    mean = (float(ordered[_TAIL:].sum()) + _TAIL * start / (1 - index)) / len(ordered)
+    return mean * (1 + index / float(np.sqrt(_TAIL)))

@@ -30,6 +30,7 @@ _PLAN_PAIRS_A_KEY = 500
 _RISK = 0.08  # of the exact time of all heads that may be spent in vain
 _HEADS_A_PROBE = 6  # where not all can be planned at that risk
 _PAYS = 0.35  # of the visible keys: touching more takes longer than the exact kernel
+_AGAIN = 0.25  # of them: touching more with too large an error, another run would not pay
 
 
 def attend(
@@ -170,7 +171,7 @@ def _near_and_far(
             error, bound = sample.check(flat, options.tolerance)
             if bound <= options.tolerance:
                 return HeadReport("near+far", touched, touched / seen, error, 0.0, "within the tolerance", bound)
-            if touched > _PAYS * seen / 2:
+            if touched > _AGAIN * seen:
                 break
             beyond = math.sqrt(error * bound) / options.tolerance
             threshold = min(threshold, 1.0) * min(_MARGIN, _MARGIN / beyond) ** _CORRECTION

@@ -19,8 +19,9 @@ from ._scratch cimport BLOCK, Scratch, add_pair
 cdef enum:
     BLOCKS = 16  # of queries whose linear forms are made in one pass over the moments
 
-cdef float ODD = 2  # times the block's mean or the reach, the least variance by which a query is out of reach
-cdef float SPREAD = 0.5  # of the squared variance that the linear forms leave out, in the squared error of a mass
+cdef float ODD = 2  # times the block's mean, the least variance by which a query is out of reach, but for
+cdef float MOST_ODD = 2  # a variance that is out of it in any block
+cdef float SPREAD = 0.1  # of the squared variance that the linear forms leave out, in the squared error of a mass
 cdef float MOST_GAIN = 1e9  # that a suspected error counts
 cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 
@@ -230,7 +231,7 @@ cdef class Field(Moments):
                 s.scores[i] = variance
                 mean_variance += variance / count
             for i in range(count):
-                if s.scores[i] > max(reach, ODD * min(mean_variance, reach)):
+                if s.scores[i] > max(reach, min(ODD * mean_variance, MOST_ODD)):
                     s.off[first + i] = 1
                     far_off += 1
             if far_off:

@@ -134,9 +134,10 @@ def cells_for(seen: float, tolerance: float) -> int:
 
 def _outliers(value: FloatArray) -> npt.NDArray[np.intp]:
     """Rows of values far from the mean of all, of which a cell's moments would say too little, at most 64."""
-    mean = value[:: -(-len(value) // _SAMPLE)].mean(0)
-    gap = row_norms(value) - 2 * np.einsum("ij,j->i", value, mean) + mean @ mean  # no copy of the values
-    far = np.flatnonzero(gap > _STRAY * float(gap.mean(dtype=np.float64)))
+    with np.errstate(invalid="ignore", over="ignore"):  # values need not be finite
+        mean = value[:: -(-len(value) // _SAMPLE)].mean(0)
+        gap = row_norms(value) - 2 * np.einsum("ij,j->i", value, mean) + mean @ mean  # no copy of the values
+        far = np.flatnonzero(gap > _STRAY * float(gap.mean(dtype=np.float64)))
     return far[np.argsort(-gap[far], kind="stable")[:_MOST_STRAYS]]
 
 

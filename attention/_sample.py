@@ -18,16 +18,16 @@ _BLOCKS = 16
 _ROWS = 2  # of a block
 _CHECKED = 96  # rows of the output, beside those of the search, and as often as
 _CHECKS, _HOPEFUL = 3, 0.9  # the error is below this share of the tolerance
-_FIRST = 0.05  # threshold
+_FIRST = 0.04  # threshold
 _SLOPE = 0.35  # of log error over log threshold, about
-_MOST, _LEAST = 0.5, 2e-4  # a cell with a large part of the mass is near even where the sample does not ask for it
+_MOST, _LEAST = 0.4, 1e-4  # a cell with a large part of the mass is near even where the sample does not ask for it
 _NONE_NEAR = 1e6
 _LOOKS = 7
 # Queries out of the reach of their blocks attend to every key. Where that is dear, blocks reach further, if a sample of
 # those queries shows that the tolerance allows it.
 _DEAR, _CHEAP = 512, 256  # keys that this costs a query, on average over all
-_FURTHER, _STEPS = 1.5, 8
-_ODD = 32  # rows of that sample
+_FURTHER, _STEPS = 1.5, 2
+_ODD = 64  # rows of that sample
 _ODD_PART = 0.5  # of the tolerance
 
 
@@ -150,7 +150,7 @@ class Sample:
                 break
         odd = [np.isin(part.rows, self.odd) for part in self.parts]
         self._attend(_FIRST, [these.view(np.uint8) for these in odd])
-        if len(beyond) * keys_each > _CHEAP or self._odd_error(self.out, more=1) > _ODD_PART * tolerance:
+        if len(beyond) * keys_each > _CHEAP or self._odd_error(self.out, more=3) > _ODD_PART * tolerance:
             self.head.reach, self.odd_share = REACH, 0.0
             return False
         for part, these in zip(self.parts, odd, strict=True):
