@@ -15,7 +15,8 @@ DIRECTIONS = 16  # of the moments, which every token reads all of: with more, fe
 _ROWS, _LEAST_TOKENS = 256, 128  # of the sample
 _ERRORS, _WORST = 3.0, 4.0  # standard errors, and times the worst token, that a bound adds to squared errors
 _FIRST, _STEP = 0.05, 4.0  # thresholds
-_MOST, _LEAST = 2.0, 1e-4  # times the tolerance: a cell of such a weight is near though the sample does not ask for it
+_LEAST = 1e-4
+_MOST = 400.0  # times the squared tolerance: a cell of such a weight is near even where the sample does not ask for it
 _NONE_NEAR = 64.0
 _PAYS = 0.6  # of the keys: touching more takes longer than attending to all
 
@@ -149,7 +150,7 @@ class _Sample:
 
     def search(self, tolerance: float, first: float) -> Look:
         """Look for the largest threshold whose bound is within the tolerance; if none is, return the smallest."""
-        good, bad, most = None, None, _MOST * tolerance
+        good, bad, most = None, None, _MOST * tolerance**2
         look = self.measure(min(first, most))
         while good is None or bad is None:
             if look.bound <= tolerance:

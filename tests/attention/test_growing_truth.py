@@ -8,6 +8,7 @@ from attention import AttentionOptions
 from attention.growing import KeyValueIndex
 
 HEADS, CACHED, OBSERVED, TOKENS, WIDTH = 8, 3000, 400, 300, 32
+TOLERANCES = (0.02, 0.05, 0.1)
 
 
 def smooth(rng, sharpness=3.0):
@@ -94,11 +95,12 @@ def test_heads_are_within_the_tolerance(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tolerance", [0.02, 0.05, 0.1])
-def test_of_all_heads_almost_none_is_beyond_the_tolerance(tolerance):
-    # Where a token attends to one key alone, no sample of 256 tokens shows the rare ones that 0.02 would depend on.
-    kinds = [kind for kind in KINDS if (kind, tolerance) != ("peaked", 0.02)]
-    found = measured(kinds, tolerance, range(3))
-    assert len(found) >= 100
-    assert (found <= 1).double().mean() >= 0.99
-    assert found.max() <= 1.1
+def test_of_all_heads_almost_none_is_beyond_the_tolerance():
+    found = {(kind, tolerance): measured([kind], tolerance, range(3)) for kind in KINDS for tolerance in TOLERANCES}
+    heads = torch.cat(list(found.values()))
+    assert len(heads) >= 500
+    assert (heads <= 1).double().mean() >= 0.99
+    # Those that are beyond: of 300 tokens, one attends to a single key as none of the sample does. Where a token alone
+    # cannot outweigh the tolerance of all, none is.
+    rest = [worst for (kind, tolerance), worst in found.items() if kind != "peaked" and tolerance > 0.02]
+    assert torch.cat(rest).max() <= 1.1
