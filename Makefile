@@ -103,7 +103,8 @@ oldest: $(OLDEST)/.installed  ## what stands on other libraries, with the oldest
 	$(CC) -O1 $(call CHECK_KERNELS,oldest)
 	build/oldest/check_kernels
 	PYTHONPATH=$(call LIB,oldest) $(OLDEST)/pytest -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) $(KERNEL_TESTS) \
-		tests/dci/test_sklearn.py tests/attention/test_huggingface.py tests/attention/test_cache.py
+		tests/dci/test_sklearn.py \
+		$(addprefix tests/attention/test_,huggingface.py cache.py refused.py inference_mode.py)
 
 bench: build  ## every comparison once, on little data: does it run?
 	$(DEV)/python -m pytest comparisons --benchmark-only --smoke $(PYTEST_ARGS)
