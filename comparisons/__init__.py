@@ -19,6 +19,8 @@
 Attention's are suites_attention.py, harness_attention.py, adapters_attention.py, figures_attention.py, and
 
     heads.py      queries, keys and values: of a real encoder, from a seed, from a file
+    adversarial.py  heads that are hard to approximate
+    attention_truth.py  true errors against the bounds that are reported
     ranking.py    the attention mass that candidates hold
     decoding.py   token after token
 """
