@@ -64,7 +64,9 @@ ENGINE_TESTS := tests/stress tests/dci/test_ranking.py::TestCandidates tests/dci
 OTHER_PYTEST = $(DEV)/pytest --capture=sys -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS)
 
 SANITIZERS := address,undefined
-ASAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+# The C++ library comes first too: AddressSanitizer looks for what throws when it starts, PyTorch brings it later.
+ASAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" \
+	ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc
 
 sanitize: $(DEV)/.installed  ## kernels and engines under AddressSanitizer and UndefinedBehaviorSanitizer

@@ -439,7 +439,7 @@ class TestPinned:
 
     def test_outlying_values_lie_in_no_cell(self):
         query, key, value = (x.clone() for x in smooth(4096))
-        far = torch.arange(10, 4096, 130)
+        far = np.arange(10, 4096, 130)
         value[0, far] *= 50
         _, plan = head_of(query, key, value, None)
         cells = plan.cells_of(key[0].numpy(), value[0].numpy(), 0, 1)
