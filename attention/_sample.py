@@ -26,7 +26,7 @@ _LOOKS = 7
 # Queries out of the reach of their blocks attend to every key. Where that is dear, blocks reach further, if a sample of
 # those queries shows that the tolerance allows it.
 _DEAR, _CHEAP = 512, 256  # keys that this costs a query, on average over all
-_FURTHER, _STEPS = 1.5, 8
+_FURTHER, _STEPS = 1.5, 2
 _ODD = 64  # rows of that sample
 _ODD_PART = 0.5  # of the tolerance
 

@@ -156,7 +156,7 @@ def test_a_score_of_nan_is_never_selected(dim, n_queries):
     points[missing, missing % dim] = np.nan
     valid = np.delete(all_ids(77), missing)
     by_sum, by_max = _kernels.Reservoirs(n_queries, 77), _kernels.Reservoirs(n_queries, 77)
-    _exact.scan(_rows.Rows(points), 0, 77, queries, by_sum, True)
+    _exact.scan(_rows.Rows(points), None, 0, 77, queries, by_sum, True)
     _search.search(max_cells(points), queries, 77, True, by_max)
     for reservoirs in (by_sum, by_max):
         found = np.sort(_search.positions(reservoirs, 77))
