@@ -76,7 +76,9 @@ sanitize: $(DEV)/.installed  ## kernels and engines under AddressSanitizer and U
 	$(ASAN_ENV) PYTHONPATH=$(call LIB,sanitize) $(OTHER_PYTEST) $(KERNEL_TESTS) $(ENGINE_TESTS)
 
 # ThreadSanitizer wants its memory where randomized addresses may lie. It knows CPython's lock: a pthread mutex.
-TSAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" TSAN_OPTIONS=halt_on_error=1
+# PyTorch gets one thread: how OpenMP's threads wait for each other it does not know.
+TSAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" OMP_NUM_THREADS=1 \
+	TSAN_OPTIONS="halt_on_error=1 suppressions=$(CURDIR)/tests/stress/tsan.supp"
 TSAN_RUN = $(TSAN_ENV) PYTHONPATH=$(call LIB,threads) setarch -R
 
 sanitize-threads: $(DEV)/.installed  ## many threads at once under ThreadSanitizer
