@@ -12,8 +12,8 @@ BUILD := setup.py --quiet build_ext --inplace
 
 PACKAGES := $(wildcard dci attention)
 LINTED := $(wildcard setup.py dci attention tests comparisons)
-SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/*.pyi $p/py.typed $p/*.pyx $p/*.pxd $p/csrc/*))
-STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*.pyi))))
+SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/py.typed $p/*/*.py $p/*/*.pyi $p/*/*.pyx $p/*/*.pxd $p/*/csrc/*))
+STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*/*.pyi))))
 
 .PHONY: demo test lint build types unit serial coverage sanitize sanitize-threads compiler neon oldest bench \
 	bench-full clean
@@ -56,7 +56,7 @@ PYTHONPATH=$(LIB) $3 $(DEV)/python -P -c \
 	'import attention, dci; assert all(m.__file__.startswith("$(LIB)") for m in (attention, dci)), dci.__file__'
 endef
 # The kernels in C, without Python: every instruction set against the serial one, on memory of the exact size.
-CHECK_KERNELS = tests/kernels/check_kernels.c build/$1/temp.*/dci/csrc/*.o -lm -o build/$1/check_kernels
+CHECK_KERNELS = tests/kernels/check_kernels.c build/$1/temp.*/dci/_native/csrc/*.o -lm -o build/$1/check_kernels
 
 KERNEL_TESTS := tests/dci/test_kernels.py tests/attention/test_kernels.py
 ENGINE_TESTS := tests/stress tests/dci/test_ranking.py::TestCandidates tests/dci/test_calibration.py::TestKnn \
@@ -93,7 +93,7 @@ compiler: $(DEV)/.installed  ## the kernels as another compiler builds them: mak
 	PYTHONPATH=$(call LIB,$(CC)) $(OTHER_PYTEST) $(KERNEL_TESTS)
 
 AARCH64 := aarch64-linux-gnu
-NEON := tests/kernels/check_kernels.c $(addprefix dci/csrc/,dispatch.c kernels_serial.c kernels_neon.c)
+NEON := tests/kernels/check_kernels.c $(addprefix dci/_native/csrc/,dispatch.c kernels_serial.c kernels_neon.c)
 
 neon:  ## NEON's kernels, compiled for AArch64 and run by an emulator
 	mkdir -p build/neon
@@ -139,4 +139,4 @@ $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
 
 clean:
 	rm -rf .venv-dev .venv-demo .venv-oldest build *.egg-info .coverage .*_cache .hypothesis .benchmarks
-	rm -f $(foreach p,$(PACKAGES),$(wildcard $p/*.so))
+	rm -f $(foreach p,$(PACKAGES),$(wildcard $p/*/*.so))

@@ -1,8 +1,8 @@
 """The extension modules; everything else about the distribution is in pyproject.toml.
 
-Every file in dci/csrc is compiled for the architecture's baseline, but those whose names end in an instruction set
-(``*_avx2.c``) get its flags, and its macro (``DCI_HAVE_AVX2``) tells the dispatcher that they are there. So a wheel
-built on any machine runs on every machine of its architecture.
+Every file in dci/_native/csrc is compiled for the architecture's baseline, but those whose names end in an instruction
+set (``*_avx2.c``) get its flags, and its macro (``DCI_HAVE_AVX2``) tells the dispatcher that they are there. So a
+wheel built on any machine runs on every machine of its architecture.
 
 Switches in the environment, for developers:
 
@@ -22,22 +22,22 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
 
-# Cython modules. Those in OWNS_KERNELS link dci/csrc; the others reach it with cimport, so its table exists once.
+# Cython modules. Those in OWNS_KERNELS link dci/_native/csrc; the others cimport its table, so that it exists once.
 # The kernels take longest to compile, so they come first.
 MODULES = (
-    "dci._kernels",
-    "attention._field",
-    "attention._moments",
-    "attention._near",
-    "attention._order",
-    "attention._scratch",
-    "dci._cells",
-    "dci._exact",
-    "dci._rescore",
-    "dci._rows",
-    "dci._search",
+    "dci._native.kernels",
+    "attention._native.far_field",
+    "attention._native.moments",
+    "attention._native.near_field",
+    "attention._native.kd_order",
+    "attention._native.workspace",
+    "dci._native.cells",
+    "dci._native.exact_scan",
+    "dci._native.rescore",
+    "dci._native.rows",
+    "dci._native.cell_search",
 )
-OWNS_KERNELS = {"dci._kernels"}
+OWNS_KERNELS = {"dci._native.kernels"}
 
 # Architecture (as platform tags end) -> instruction set -> flags of the files *_<instruction set>.c.
 X86_64 = {
@@ -119,12 +119,12 @@ class BuildExt(build_ext):
 
 def extension(module):
     path = module.replace(".", "/")
-    csrc = sorted(glob("dci/csrc/*.c")) if module in OWNS_KERNELS else []
+    csrc = sorted(glob("dci/_native/csrc/*.c")) if module in OWNS_KERNELS else []
     return Extension(
         module,
         sources=[f"{path}.pyx", *csrc],
-        depends=sorted([*glob("dci/csrc/*.h"), *glob("dci/*.pxd"), *glob("attention/*.pxd")]),
-        include_dirs=["dci", numpy.get_include()],
+        depends=sorted([*glob("dci/_native/csrc/*.h"), *glob("dci/_native/*.pxd"), *glob("attention/_native/*.pxd")]),
+        include_dirs=["dci/_native", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
         extra_compile_args=COMPILE,
         extra_link_args=LINK,

@@ -1,22 +1,15 @@
 """Attention within a tolerance of the exact one, for long sequences and any PyTorch model on CPUs.
 
-The layers, each calling only what is below it:
+The rooms, each calling only what is below it:
 
-    huggingface, modules        the ways into a model: DCIAttention, register,
-    patching                    accelerate and use
-    functional                  dci_attention; checks arguments once (_inputs, options)
-    _op                         the same as an operator, for torch.compile
-    _route, masks               any leading axes and masks become batches of heads with intervals of keys
-    _choose                     exact or approximate, and why
-    _engine      _exact         which heads are approximated; PyTorch's own kernel, in blocks
-    _sample, _plan              what a tolerance takes; coordinates and cells
-    _head                       near field and far field of one head, segment by segment
-    _field, _near, _moments     the kernels of both, cells of keys
-    _order                      in which neighbours are alike
+    integrations   the ways into a model: use, accelerate, register, the operator for torch.compile
+    decoding       keys that grow: KeyValueIndex, DCICache
+    functional     dci_attention; modules: DCIAttention; options, masks, report, errors
+    _core          input validation, batching, dispatch, planning, threshold search, heads
+    _native        kernels of the near field and the far field
 
-`cache` and `growing` are for decoding: keys that grow, over `_prefix`, which stands where `_head` does.
 `attention.reference` stands beside them: exact attention in plain NumPy; `attention.embedding` has the published T_K
-and T_Q.
+and T_Q. Of `dci` only its public names and its floor are used: `dci._geometry`, `dci._runtime`, `dci._native`.
 """
 
 import importlib
@@ -27,24 +20,26 @@ try:
 except ModuleNotFoundError:
     raise ImportError("the package `attention` needs PyTorch: pip install 'dci-attention[torch]'") from None
 
-from . import _op  # noqa: F401 - registers the operator
 from .errors import AttentionError, InvalidTypeError, InvalidValueError, UnsupportedError
 from .functional import dci_attention
+from .integrations import torch_operator  # noqa: F401 - registers the operator
 from .options import AttentionOptions
 from .report import HeadReport, Report
 
 if TYPE_CHECKING:
-    from .cache import DCICache
-    from .huggingface import register
+    from .decoding.cache import DCICache
+    from .decoding.key_value_index import KeyValueIndex
+    from .integrations.huggingface import register
+    from .integrations.patching import accelerate, use
     from .modules import DCIAttention
-    from .patching import accelerate, use
 
 _LAZY = {
     "DCIAttention": "modules",
-    "DCICache": "cache",
-    "accelerate": "patching",
-    "register": "huggingface",
-    "use": "patching",
+    "DCICache": "decoding.cache",
+    "KeyValueIndex": "decoding.key_value_index",
+    "accelerate": "integrations.patching",
+    "register": "integrations.huggingface",
+    "use": "integrations.patching",
 }
 
 __all__ = [
@@ -55,6 +50,7 @@ __all__ = [
     "HeadReport",
     "InvalidTypeError",
     "InvalidValueError",
+    "KeyValueIndex",
     "Report",
     "UnsupportedError",
     "accelerate",

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import _route
-from ._choose import why_exact
-from ._inputs import check_inputs, check_settings
+from ._core import batching
+from ._core.dispatch import why_exact
+from ._core.validation import check_inputs, check_settings
 from .options import AttentionOptions
 from .report import HeadReport, Report
 
@@ -183,7 +183,7 @@ def _attend(
             n_heads = math.prod(torch.broadcast_shapes(key.shape[:-2], value.shape[:-2]))
             seconds = (time.perf_counter() - begin) / n_heads
             return out, (HeadReport("exact", seen, 1.0, 0.0, seconds, reason),) * n_heads
-    return _route.attend(query, key, value, attn_mask, is_causal, scale, enable_gqa, options)
+    return batching.attend(query, key, value, attn_mask, is_causal, scale, enable_gqa, options)
 
 
 def _autocast(*tensors: Tensor | None) -> list[Any]:

@@ -6,6 +6,7 @@ among the keys that it keeps. Everything else stays as it is and is honoured by 
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,20 @@ _BLOCK_BYTES = 1 << 20  # of a mask at once: in cache, for the few passes over i
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+
+
+class MaskRule(NamedTuple):
+    """What a mask says beside its padding.
+
+    Attributes
+    ----------
+    causal : bool
+    window : int, optional
+        So many keys a query sees to a side, its own among them.
+    """
+
+    causal: bool
+    window: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from comparisons import adapters, heads, machine, results, suites, suites_attention, tables
-from comparisons.datasets import DATASETS, FILE_TYPES, SIZED, ComparisonError, MissingPackageError, load
-from comparisons.harness import THREADS
-from comparisons.results import Run
+from comparisons.attention import suites as attention_suites
+from comparisons.data import heads
+from comparisons.data.datasets import DATASETS, FILE_TYPES, SIZED, ComparisonError, MissingPackageError, load
+from comparisons.harness import machine, results
+from comparisons.harness.results import Run
+from comparisons.knn import adapters, suites
+from comparisons.knn.bench import THREADS
+from comparisons.report import tables
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,12 +71,12 @@ def _print(rows: list[results.Row], names: list[str], own_data: bool) -> None:
 
 def run_report(options: argparse.Namespace) -> int:
     """Draw the figures and the page."""
-    from comparisons import report
+    from comparisons.report import page as report_page
 
     paths = options.results or sorted(Path("results").glob("*.json"))
     if not paths:
         raise ComparisonError("no results: name files, or run `python -m comparisons run` first")
-    page = report.write([results.read(path) for path in paths], options.out)
+    page = report_page.write([results.read(path) for path in paths], options.out)
     print(page)
     return 0
 
@@ -84,7 +88,7 @@ def run_list(options: argparse.Namespace) -> int:
         print(f"  {suite.name:<21} {suite.minutes:>3}  {suite.question}")
     print(f"\ndata sets\n  {', '.join(DATASETS)}\n  {', '.join(SIZED)}\n  any {', '.join(FILE_TYPES)} file")
     print(f"\nheads, for attention\n  {', '.join((heads.ENCODER, *heads.HEADS))}\n  any .npz file")
-    for what, known in (("rivals", lambda: adapters.RIVALS), ("rivals at attention", suites_attention.known)):
+    for what, known in (("rivals", lambda: adapters.RIVALS), ("rivals at attention", attention_suites.known)):
         print(f"\n{what}")
         try:
             rivals = known()

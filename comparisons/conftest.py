@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from comparisons import bars, suites, tables
-from comparisons.adapters import RIVALS, Adapter, installed
-from comparisons.datasets import ComparisonError, MissingPackageError
-from comparisons.harness import THREADS, Bench, Measurement, Setting
-from comparisons.question import Options, Suite
-from comparisons.results import Row, Run, busy
+from comparisons.data.datasets import ComparisonError, MissingPackageError
+from comparisons.harness.question import Options, Suite
+from comparisons.harness.results import Row, Run, busy
+from comparisons.knn import suites
+from comparisons.knn.adapters import RIVALS, Adapter, installed
+from comparisons.knn.bench import THREADS, Bench, Measurement, Setting
+from comparisons.report import bars, tables
 
 RUN = pytest.StashKey[Run]()
 
@@ -128,7 +129,7 @@ def attended(benchmark, run: Run, options: Options, measured) -> Callable[[Suite
 
     def judge(suite: Suite, name: str, method: str) -> None:
         rows = measured(suite, name)
-        from comparisons.harness_attention import AttentionBench
+        from comparisons.attention.bench import AttentionBench
 
         rival = suite.known()[method]
         row = max((row for row in rows if row["length"] <= 16_384), key=lambda row: row["length"])

@@ -15,7 +15,7 @@ The layers, each calling only what is below it:
 """
 
 from . import reference
-from ._config import show_config
+from ._api.config import show_config
 from .errors import DCIError, InvalidTypeError, InvalidValueError, NotFittedError
 from .index import DCI, Neighbors, exact, knn
 

@@ -5,16 +5,16 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from . import _validate as check
-from ._answers import is_flat, make_plan, search, total_visits
-from ._engine import Engine, build
-from ._exact_search import ExactSearch
-from ._linalg import one_blas_thread
-from ._ranker import Ranker
-from ._threads import Work
-from ._types import FloatArray
+from ._api import validation as check
+from ._api.params import Params
+from ._runtime.blas import one_blas_thread
+from ._runtime.threads import Work
+from ._runtime.types import FloatArray
+from ._search.dispatch import is_flat, make_plan, search, total_visits
+from ._search.exact import ExactSearch
+from ._search.ranked import Ranker
+from ._tuning.build import Engine, build
 from .errors import InvalidValueError, NotFittedError
-from .params import Params
 
 _LARGE = 20_000  # rows from which `verbose` shows a bar for queries
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._validate import (
+from ._api.validation import (
     as_points,
     as_queries,
     check_budget,

@@ -17,7 +17,7 @@ except ImportError as error:
 
 from dci import DCI
 
-from ._validate import as_points, check_choice, check_count
+from ._api.validation import as_points, check_choice, check_count
 from .errors import InvalidValueError
 
 FloatArray = npt.NDArray[np.float32]

@@ -194,13 +194,13 @@ def test_any_arguments_give_an_error_of_ours_or_the_right_answer(call, small):
 
 def test_without_torch_one_line_says_what_to_install():
     code = "import sys; sys.modules['torch'] = None\nimport attention"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=sys.path[-1])
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     last = run.stderr.strip().splitlines()[-1]
     assert last == "ImportError: the package `attention` needs PyTorch: pip install 'dci-attention[torch]'"
 
 
 def test_importing_attention_leaves_transformers_alone():
     code = "import sys, attention\nassert 'transformers' not in sys.modules\nassert 'use' in dir(attention)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=sys.path[-1])
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
     with pytest.raises(ImportError, match="cannot import name 'nonsense'"):
         from attention import nonsense  # noqa: F401

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from attention._bounds import CONFIDENCE, estimate_sum, row_probabilities
+from attention._core.bounds import CONFIDENCE, estimate_sum, row_probabilities
 
 N, DRAWN, TRIALS = 4096, 128, 1000
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attention import AttentionOptions, InvalidValueError, _engine, dci_attention
-from attention._head import _SEGMENT as SEGMENT
-from attention._head import ALL_NEAR, Head
-from attention._plan import make_plan
+from attention import AttentionOptions, InvalidValueError, dci_attention
+from attention._core import heads
+from attention._core.head import _SEGMENT as SEGMENT
+from attention._core.head import ALL_NEAR, Head
+from attention._core.planning import make_plan
 from attention.reference import topk_attention
 from attention.report import HeadReport
-from dci._threads import Work
+from dci._runtime.threads import Work
 
 ALWAYS = AttentionOptions(exact_below=0, num_threads=2)
 
@@ -208,7 +209,7 @@ class TestTolerance:
             plans.append(len(query))
             return HeadReport("exact", 1.0, 1.0, 0.0, 0.0, "does not pay")
 
-        monkeypatch.setattr(_engine, "_near_and_far", in_vain)
+        monkeypatch.setattr(heads, "_near_and_far", in_vain)
         query = torch.zeros(1, n_heads, length, 2)
         key = torch.zeros(1, n_heads, n_keys, 2)
         _, report = dci_attention(query, key, key, is_causal=causal, return_report=True)
@@ -730,7 +731,9 @@ class TestOptions:
             assert 0.7 * wanted < found - base.keys_touched + 1 < 1.3 * wanted + 20
 
     def test_lower_tolerances_touch_more(self, monkeypatch):
-        monkeypatch.setattr("attention._plan.cells_for", lambda *_: 96)  # more of them for a lower one, otherwise
+        monkeypatch.setattr(
+            "attention._core.planning.cells_for", lambda *_: 96
+        )  # more of them for a lower one, otherwise
         tensors = smooth(8192, spread=3.0)
         touched = [attend(*tensors, ALWAYS.replace(tolerance=t))[1].keys_touched for t in (0.2, 0.1, 0.05, 0.02)]
         assert touched == sorted(touched)

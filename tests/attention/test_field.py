@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from attention._field import Field
+from attention._native.far_field import Field
 
 CLOSURE = 4.0  # the largest variance within a cell that its closure stands for
 ALL_NEAR, ALL_FAR = -1.0, 1e30  # thresholds

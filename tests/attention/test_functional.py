@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from attention import AttentionOptions, HeadReport, _engine, dci_attention, functional
+from attention import AttentionOptions, HeadReport, dci_attention, functional
+from attention._core import heads
 
 DTYPES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 LENGTHS = [1, 2, 15, 16, 17, 1000]
@@ -243,7 +244,7 @@ class TestWhatTheEngineGets:
             report = HeadReport("near+far", 1.0, 1.0, 0.0, 0.0, "made up")
             return query.new_zeros((*query.shape[:-1], value.shape[-1])), [report] * len(key)
 
-        monkeypatch.setattr(_engine, "attend", attend)
+        monkeypatch.setattr(heads, "attend", attend)
         return calls
 
     ALWAYS = AttentionOptions(exact_below=0)
@@ -338,5 +339,5 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 @pytest.mark.slow
 def test_memory_never_grows_with_queries_times_keys():
-    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, cwd=sys.path[-1])
+    run = subprocess.run([sys.executable, "-P", "-c", MEMORY], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 100  # MB; one head's scores are 256

@@ -10,7 +10,7 @@ import torch
 
 import attention
 from attention import AttentionOptions, InvalidTypeError, InvalidValueError, UnsupportedError
-from attention.growing import AT_ONCE, KeyValueIndex
+from attention.decoding.key_value_index import AT_ONCE, KeyValueIndex
 
 TIGHT = AttentionOptions(tolerance=1e-3, exact_below=0)
 LOOSE = AttentionOptions(tolerance=0.05, exact_below=0)
@@ -201,7 +201,7 @@ def test_few_keys_and_unknown_queries_are_attended_to_exactly(exactly):
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
 def test_threads_change_nothing(monkeypatch, num_threads):
-    monkeypatch.setattr("attention.growing._WORTH_THREADS", 0)
+    monkeypatch.setattr("attention.decoding.key_value_index._WORTH_THREADS", 0)
     key, value, query = smooth(800, 800, (2, 3, 2))
     outs = [
         decode(grown(LOOSE.replace(num_threads=n), key, value, query, 700), key, value, query) for n in (1, num_threads)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from attention import AttentionOptions
-from attention.growing import KeyValueIndex
+from attention.decoding.key_value_index import KeyValueIndex
 from attention.reference import dense_attention
 
 HEADS, GROUP, WIDTH, POOL = 2, 2, 16, 4096

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from attention import AttentionOptions
-from attention.growing import KeyValueIndex
+from attention.decoding.key_value_index import KeyValueIndex
 
 HEADS, CACHED, OBSERVED, TOKENS, WIDTH = 8, 3000, 400, 300, 32
 TOLERANCES = (0.02, 0.05, 0.1)

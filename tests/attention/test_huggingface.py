@@ -351,7 +351,7 @@ class TestRegister:
             seen.append(options)
             return attention.dci_attention(*args, options=options, **kwargs)
 
-        monkeypatch.setattr("attention.huggingface.dci_attention", attend)
+        monkeypatch.setattr("attention.integrations.huggingface.dci_attention", attend)
         return seen
 
     def test_bad_arguments(self):
@@ -362,6 +362,6 @@ class TestRegister:
 
     def test_without_transformers(self):
         code = "import sys; sys.modules['transformers'] = None; import attention; attention.register()"
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
         assert "ImportError: register needs transformers" in run.stderr
         assert "pip install" in run.stderr

@@ -6,16 +6,16 @@ They have no wrappers: `Field` reaches `affine`, `largest`, `exponentials`, `com
 import numpy as np
 import pytest
 
-from attention._field import Field
-from dci import _kernels
+from attention._native.far_field import Field
+from dci._native import kernels as native_kernels
 
 
-@pytest.fixture(params=_kernels.simd_available(), autouse=True)
+@pytest.fixture(params=native_kernels.simd_available(), autouse=True)
 def simd(request):
-    before = _kernels.simd()
-    _kernels.use_simd(request.param)
+    before = native_kernels.simd()
+    native_kernels.use_simd(request.param)
     yield request.param
-    _kernels.use_simd(before)
+    native_kernels.use_simd(before)
 
 
 def normal(*shape, seed=0):

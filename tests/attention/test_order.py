@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention._order import similar_order
+from attention._native.kd_order import similar_order
 
 
 def normal(*shape, seed=0):

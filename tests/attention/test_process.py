@@ -85,7 +85,7 @@ def test_memory_of_a_long_cache_is_what_its_docstring_says(dtype):
         import resource
         import torch
         from attention import AttentionOptions
-        from attention.growing import KeyValueIndex
+        from attention.decoding.key_value_index import KeyValueIndex
 
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,7 +5,7 @@ import torch
 
 import attention
 from attention import AttentionError, AttentionOptions
-from attention.growing import KeyValueIndex
+from attention.decoding.key_value_index import KeyValueIndex
 
 OPTIONS = AttentionOptions(tolerance=0.1, exact_below=0)
 BATCH, HEADS, LENGTH, WIDTH = 2, 2, 150, 8
@@ -149,7 +149,7 @@ class TestCache:
     @pytest.mark.parametrize("length", [1, 20, 60])
     @pytest.mark.parametrize("refused", ["top_k", "dtype", "gradients", "keys"])
     def test_the_attention_function_refuses_before_it_changes_the_index(self, layer, length, refused):
-        from attention.huggingface import _attention_function
+        from attention.integrations.huggingface import _attention_function
 
         options = AttentionOptions(top_k=3) if refused == "top_k" else OPTIONS
         keys = rows(BATCH, HEADS, 600, 8)

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention as imported_earlier
 
 import attention
-from attention import AttentionOptions, _mode
+from attention import AttentionOptions
+from attention.integrations import torch_function
 
 CALLS = {
     "torch.nn.functional": lambda *args, **kwargs: F.scaled_dot_product_attention(*args, **kwargs),
@@ -109,7 +110,7 @@ class TestScope:
             seen.append(options)
             return attention.dci_attention(*args, options=options, **kwargs)
 
-        monkeypatch.setattr(_mode, "dci_attention", attend)
+        monkeypatch.setattr(torch_function, "dci_attention", attend)
         outer, inner = AttentionOptions(tolerance=0.1), AttentionOptions(tolerance=0.2)
         with attention.use(outer) as around:
             F.scaled_dot_product_attention(*qkv)

@@ -10,7 +10,7 @@ sys.path.append(str(Path(__file__).parent))  # `fakes`
 
 from fakes import Partial
 
-from comparisons.datasets import Dataset
+from comparisons.data.datasets import Dataset
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from comparisons.adapters import Adapter
+from comparisons.knn.adapters import Adapter
 
 
 class Partial(Adapter):

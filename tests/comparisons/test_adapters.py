@@ -5,11 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from comparisons import adapters
-from comparisons.adapters import RIVALS, FaissIVF
-from comparisons.datasets import ComparisonError, Dataset
-from comparisons.harness import Bench, Setting
-from comparisons.results import Run
+from comparisons.data.datasets import ComparisonError, Dataset
+from comparisons.harness.results import Run
+from comparisons.knn import adapters
+from comparisons.knn.adapters import RIVALS, FaissIVF
+from comparisons.knn.bench import Bench, Setting
 
 EXACT = ("dci", "exact", "flat", "ivf", "hnsw", "hnswlib", "sklearn")
 

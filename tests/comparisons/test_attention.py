@@ -9,14 +9,19 @@ import pytest
 import torch
 
 from attention.reference import dense_attention, topk_attention
-from comparisons import adapters, bars, harness_attention, heads, ranking, suites_attention, tables
 from comparisons.__main__ import main
-from comparisons.adapters_attention import RIVALS, Exact, Textbook
-from comparisons.harness_attention import AttentionBench, Contender
-from comparisons.heads import Heads
-from comparisons.question import Options
-from comparisons.results import Run
-from comparisons.suites import SUITES
+from comparisons.attention import bench as attention_bench
+from comparisons.attention import ranking
+from comparisons.attention import suites as attention_suites
+from comparisons.attention.adapters import RIVALS, Exact, Textbook
+from comparisons.attention.bench import AttentionBench, Contender
+from comparisons.data import heads
+from comparisons.data.heads import Heads
+from comparisons.harness.question import Options
+from comparisons.harness.results import Run
+from comparisons.knn import adapters
+from comparisons.knn.suites import SUITES
+from comparisons.report import bars, tables
 
 LENGTH = 300
 OURS = [suite for suite in SUITES.values() if suite.name.startswith("attention")]
@@ -137,7 +142,7 @@ class Wrong(Exact):
 
 @pytest.fixture
 def bench(few, monkeypatch):
-    monkeypatch.setattr(harness_attention, "load", lambda name, length, layer=None: few)
+    monkeypatch.setattr(attention_bench, "load", lambda name, length, layer=None: few)
     Wrong.order.clear()
     return AttentionBench(Run(threads=1), "attention_rivals", "few", LENGTH)
 
@@ -173,8 +178,8 @@ def test_short_calls_are_repeated_and_averaged(bench, monkeypatch, each, calls):
         return attend(self, query)
 
     monkeypatch.setattr(Exact, "attend", ticking)
-    monkeypatch.setattr(harness_attention, "_warm", {Exact})
-    monkeypatch.setattr(harness_attention, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(attention_bench, "_warm", {Exact})
+    monkeypatch.setattr(attention_bench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     (row,) = bench.compare([Contender(Exact)], 1)
     assert row["seconds"] == pytest.approx([each])
     assert now[0] == pytest.approx(calls * each)
@@ -233,15 +238,15 @@ def small(monkeypatch):
         rows = np.random.default_rng(layer or 0).standard_normal((3, 4, length, 16), dtype=np.float32)
         return Heads(heads.split(name)[0], *rows)
 
-    monkeypatch.setattr(harness_attention, "load", noise)
-    monkeypatch.setattr(suites_attention, "SMOKE_LENGTH", 320)
+    monkeypatch.setattr(attention_bench, "load", noise)
+    monkeypatch.setattr(attention_suites, "SMOKE_LENGTH", 320)
 
 
 @pytest.mark.parametrize("suite", OURS, ids=lambda suite: suite.name)
 def test_suites_leave_rows_tables_and_bars(small, suite):
     pytest.importorskip("faiss")
     if suite.name == "attention_decoding":
-        pytest.importorskip("attention.growing")
+        pytest.importorskip("attention.decoding.key_value_index")
     run = Run(threads=1)
     for name in suite.smoke_data:
         suite.run(run, name, Options(smoke=True, repeats=1))
@@ -257,20 +262,20 @@ def test_suites_leave_rows_tables_and_bars(small, suite):
 
 def test_rivals_are_chosen_by_their_keys(small):
     run = Run(threads=1)
-    suites_attention.RIVALS.run(run, "heads", Options(rivals=("window", "dci"), smoke=True))
+    attention_suites.RIVALS.run(run, "heads", Options(rivals=("window", "dci"), smoke=True))
     assert {row["method"] for row in run.rows()} == {"torch exact", "dci_attention", "window and sinks"}
 
 
 def test_what_is_not_installed_is_left_out(small, monkeypatch):
     monkeypatch.setattr(adapters, "installed", lambda rival: rival.package != "faiss-cpu")
     run = Run(threads=1)
-    suites_attention.RIVALS.run(run, "heads", Options(smoke=True))
+    attention_suites.RIVALS.run(run, "heads", Options(smoke=True))
     assert not {"faiss IVF", "faiss LSH"} & {row["method"] for row in run.rows()}
 
 
 def test_lengths_and_repeats():
-    assert [suites_attention._repeats(n, Options(repeats=3)) for n in (128, 8_192, 16_384, 32_768)] == [15, 6, 3, 1]
-    assert suites_attention._repeats(128, Options(smoke=True)) == 1
+    assert [attention_suites._repeats(n, Options(repeats=3)) for n in (128, 8_192, 16_384, 32_768)] == [15, 6, 3, 1]
+    assert attention_suites._repeats(128, Options(smoke=True)) == 1
 
 
 def test_the_command_measures_a_users_heads(tmp_path, monkeypatch, capsys):
@@ -323,8 +328,8 @@ def test_bars_on_layers_are_on_their_median():
     wrong = [*layers(0.1), row("layers", "dci_attention 0.05", 0.1, 0.056, layer=1)]
     assert not held(wrong)["16,384 at 0.05: worst head's error at most 0.055"]
     assert floor not in held([dict(one, data="mine") for one in layers(0.1)])
-    assert set(bars.FLOORS) <= {(data, length) for data in suites_attention.LAYERS.data
-                                for length in suites_attention.LAYER_LENGTHS.get(data, (16_384, 65_536))}  # fmt: skip
+    assert set(bars.FLOORS) <= {(data, length) for data in attention_suites.LAYERS.data
+                                for length in attention_suites.LAYER_LENGTHS.get(data, (16_384, 65_536))}  # fmt: skip
 
 
 def test_bars_on_truth():
@@ -384,7 +389,7 @@ def test_bars_on_ranking_are_on_the_median_head():
 def test_every_full_suite_names_its_minutes_in_its_file():
     from pathlib import Path
 
-    folder = Path(adapters.__file__).parent
+    folder = Path(attention_suites.__file__).parent
     for suite in OURS:
         text = (folder / f"test_{suite.name}.py").read_text()
         assert f"{suite.minutes} minutes" in text

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from comparisons import adapters, results, suites
 from comparisons.__main__ import main
+from comparisons.harness import results
+from comparisons.knn import adapters, suites
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from comparisons import datasets
-from comparisons.datasets import ComparisonError, load
+from comparisons.data import datasets
+from comparisons.data.datasets import ComparisonError, load
 
 
 def test_a_npy_file_is_split_without_overlap(tmp_path, monkeypatch):

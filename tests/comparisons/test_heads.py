@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from comparisons import adversarial, heads
-from comparisons.datasets import ComparisonError, MissingPackageError
+from comparisons.data import adversarial, heads
+from comparisons.data.datasets import ComparisonError, MissingPackageError
 
 
 @pytest.mark.parametrize("name", heads.HEADS)

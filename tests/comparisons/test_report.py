@@ -14,9 +14,10 @@ pytest.importorskip("matplotlib")
 
 from fakes import row
 
-from comparisons import figures, figures_attention, plots, report
 from comparisons.__main__ import main
-from comparisons.results import Run
+from comparisons.harness.results import Run
+from comparisons.report import figures_attention, figures_knn, plots
+from comparisons.report import page as report_page
 
 RIVALS = ("dci", "faiss flat", "faiss IVF", "faiss LSH", "faiss HNSW")
 
@@ -79,7 +80,7 @@ def page(tmp_path_factory):
     return folder / "report" / "index.html"
 
 
-@pytest.mark.parametrize("drawing", figures.FIGURES, ids=lambda drawing: drawing.name)
+@pytest.mark.parametrize("drawing", figures_knn.FIGURES, ids=lambda drawing: drawing.name)
 def test_every_figure_is_drawn_from_its_rows_and_from_no_others(drawing):
     assert drawing.draw([]) is None
     figure = drawing.draw(everything())
@@ -110,14 +111,14 @@ def drawn_together():
 
 
 def test_the_front_is_drawn_through_what_nothing_beats():
-    figure = figures.total_time([*everything(), row("pareto", "faiss IVF", query=99.0, recall=0.8, wanted=None)])
+    figure = figures_knn.total_time([*everything(), row("pareto", "faiss IVF", query=99.0, recall=0.8, wanted=None)])
     (line,) = [line for line in figure.axes[0].lines if line.get_label() == "faiss IVF"]
     np.testing.assert_allclose(line.get_xdata(), [0.5, 0.7, 0.9, 0.99])
     assert (np.diff(line.get_ydata()) > 0).all()
 
 
 def test_exponents_are_fitted():
-    labels = [text.get_text() for text in figures.growth(everything()).axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figures_knn.growth(everything()).axes[0].get_legend().get_texts()]
     assert "dci, exponent 1.00" in labels
     labels = [
         text.get_text() for text in figures_attention.attention_length(everything()).axes[0].get_legend().get_texts()
@@ -128,7 +129,7 @@ def test_exponents_are_fitted():
 def test_the_page_holds_everything_and_needs_nothing(page):
     text = page.read_text()
     images = re.findall(r'src="([^"]*)"', text)
-    assert len(images) == len(figures.FIGURES) == len(list(page.parent.glob("*.png")))
+    assert len(images) == len(figures_knn.FIGURES) == len(list(page.parent.glob("*.png")))
     assert all(image.startswith("data:image/png;base64,") for image in images)
     assert not re.search(r"https?://|<script|<link|url\(", text)
     assert "run &lt;all&gt;" in text  # escaped
@@ -140,7 +141,7 @@ def test_the_later_of_two_runs_counts(tmp_path):
     def run(time, rival, suite="knn"):
         return {"sessions": [{"time": time}], "steps": {"a": [row(suite, rival)]}}
 
-    rows = report.latest([run("2026-02", "new"), run("2026-01", "old"), run("2026-01", "kept", "pareto")])
+    rows = report_page.latest([run("2026-02", "new"), run("2026-01", "old"), run("2026-01", "kept", "pareto")])
     assert [r["rival"] for r in rows] == ["new", "kept"]
 
 
@@ -184,7 +185,7 @@ def test_a_browser_shows_every_figure(page, tmp_path):
         [*command, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
     seen = json.loads(re.search(r"<pre id=\"?probe\"?>(.*?)</pre>", done.stdout, re.DOTALL)[1])
-    assert [alt for *_, alt in seen["images"]] == [drawing.title for drawing in figures.FIGURES]
+    assert [alt for *_, alt in seen["images"]] == [drawing.title for drawing in figures_knn.FIGURES]
     assert all(complete and width > 500 and height > 200 for complete, width, height, _ in seen["images"])
     assert seen["tables"] >= 4
     assert seen["wide"] <= 0  # nothing sticks out

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from fakes import row
 
-from comparisons import results
-from comparisons.datasets import ComparisonError
-from comparisons.results import Run, busy, merge, plain, read, select
+from comparisons.data.datasets import ComparisonError
+from comparisons.harness import results
+from comparisons.harness.results import Run, busy, merge, plain, read, select
 
 
 def test_a_step_is_made_once_and_kept_on_disk(tmp_path):

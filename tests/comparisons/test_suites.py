@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 from fakes import Partial, row
 
-from comparisons import adapters, bars, datasets, heads, suites, tables
-from comparisons.datasets import ComparisonError, Dataset
-from comparisons.question import Options
-from comparisons.results import Run
-from comparisons.suites import SUITES
+from comparisons.data import datasets, heads
+from comparisons.data.datasets import ComparisonError, Dataset
+from comparisons.harness.question import Options
+from comparisons.harness.results import Run
+from comparisons.knn import adapters, suites
+from comparisons.knn.suites import SUITES
+from comparisons.report import bars, tables
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from comparisons.truth import InvalidAnswerError, recall, recompute, true_radius
+from comparisons.harness.truth import InvalidAnswerError, recall, recompute, true_radius
 
 
 def test_true_radius_is_the_distance_to_the_kth_neighbour(cloud):

@@ -323,7 +323,7 @@ class TestFunctions:
     def test_import_is_light(self):
         heavy = "{'torch', 'sklearn', 'scipy'}"
         script = f"import sys, dci; print({heavy} & set(sys.modules))"
-        run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        run = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
         assert run.stdout.strip() == "set()"
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import dci
-from dci._threads import Work
-from dci.calibration import Calibration
+from dci._runtime.threads import Work
+from dci._tuning.calibration import Calibration
 
 RECALLS = (0.8, 0.9, 0.95)
 KS = (1, 10, 50, 100)  # the last is beyond what the first calibration knows

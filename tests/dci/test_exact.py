@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import dci
-from dci import _exact, _kernels, _search
-from dci._exact_search import score_error
-from dci._kernels import Reservoirs
-from dci._rows import Rows, panels_of, prepared, project
+from dci._native import cell_search as native_cell_search
+from dci._native import exact_scan as native_exact_scan
+from dci._native import kernels as native_kernels
+from dci._native.kernels import Reservoirs
+from dci._native.rows import Rows, panels_of, prepared, project
+from dci._search.exact import score_error
 from dci.reference import exact_search
 
 THREADS = range(1, 8)
@@ -88,9 +90,11 @@ class TestTies:
         lists = []
         for start, stop in parts:
             lists.append(Reservoirs(2, keep))
-            _exact.scan(Rows(X), None, start, stop, Q, lists[-1], True)
+            native_exact_scan.scan(Rows(X), None, start, stop, Q, lists[-1], True)
         expected = np.argsort(X[:, 0] ** 2, kind="stable")[:keep]
-        np.testing.assert_array_equal(_search.positions(_exact.merge(lists), keep), [expected] * 2)
+        np.testing.assert_array_equal(
+            native_cell_search.positions(native_exact_scan.merge(lists), keep), [expected] * 2
+        )
 
 
 def misleading(metric, dim, n=64):
@@ -137,24 +141,24 @@ class TestRounding:
             np.testing.assert_array_equal(dci.exact(X, Q, k, metric).indices, np.tile(order[:k], (4, 1)))
 
     def test_the_misleading_points_do_mislead_the_filter(self, metric):
-        if metric == "l2" and _kernels.simd() == "serial":
+        if metric == "l2" and native_kernels.simd() == "serial":
             pytest.skip("without lanes, the norms lose what the products lose")
         X, Q = misleading(metric, 8192)
         if metric == "cosine":
             X, Q = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (X, Q))
         kept = Reservoirs(4, 26)
-        _exact.scan(Rows(X), None, 0, len(X), (-2 if metric == "l2" else -1) * Q, kept, metric == "l2")
-        assert 0 not in _search.positions(kept, 26)[0]
+        native_exact_scan.scan(Rows(X), None, 0, len(X), (-2 if metric == "l2" else -1) * Q, kept, metric == "l2")
+        assert 0 not in native_cell_search.positions(kept, 26)[0]
 
-    @pytest.mark.parametrize("name", _kernels.simd_available())
+    @pytest.mark.parametrize("name", native_kernels.simd_available())
     @pytest.mark.parametrize("dim", [1, 7, 50, 784, 8192])
     def test_no_score_errs_by_more_than_the_bound(self, metric, dim, name):
-        before = _kernels.simd()
-        _kernels.use_simd(name)
+        before = native_kernels.simd()
+        native_kernels.use_simd(name)
         try:
             self.check_scores(metric, dim)
         finally:
-            _kernels.use_simd(before)
+            native_kernels.use_simd(before)
 
     def check_scores(self, metric, dim):
         rng = np.random.default_rng(dim)
@@ -221,4 +225,6 @@ class TestRounding:
 
 def norm2(points, i):
     """|x|^2 as the kernel computes it."""
-    return _exact.scan(points, None, i, i + 1, np.zeros((1, points.width), np.float32), Reservoirs(1, 1), True)
+    return native_exact_scan.scan(
+        points, None, i, i + 1, np.zeros((1, points.width), np.float32), Reservoirs(1, 1), True
+    )

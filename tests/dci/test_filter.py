@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import dci
-from dci import _engine, calibration
-from dci._threads import Work
+from dci._runtime.threads import Work
+from dci._tuning import build, calibration
 from tests.processes import succeed
 
 N = 60_000
@@ -31,7 +31,7 @@ def count(monkeypatch):
         made.append(arguments)
         return calibration.calibrate(*arguments)
 
-    monkeypatch.setattr(_engine, "calibrate", counted)
+    monkeypatch.setattr(build, "calibrate", counted)
     return made
 
 

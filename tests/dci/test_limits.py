@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import dci
-from dci._engine import _n_cells
-from dci._ranker import LANES, lay_out
+from dci._search.ranked import LANES, lay_out
+from dci._tuning.build import _n_cells
 
 MOST = 2**31 - 1
 
@@ -33,6 +33,6 @@ def test_cells_are_laid_out_in_64_bits():
 
 def test_lists_of_candidates_count_in_the_size_of_memory():
     """What int32 would count 2 k + 32 entries with wraps from k = 2^30 on."""
-    header = (Path(dci.__file__).parent / "csrc" / "kernels.h").read_text()
+    header = (Path(dci.__file__).parent / "_native" / "csrc" / "kernels.h").read_text()
     assert re.search(r"ptrdiff_t count, keep, capacity;", header)
     assert not re.search(r"int32_t (most|i\b)", header)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import dci
-from dci._rows import prepared
+from dci._native.rows import prepared
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
 
@@ -74,7 +74,7 @@ SCRIPT = textwrap.dedent("""
     ],
 )
 def test_peak_is_within_the_data_and_200_mb(n, dim, metric, kind, calls):
-    arguments = [sys.executable, "-c", SCRIPT, str(n), str(dim), metric, kind, calls]
+    arguments = [sys.executable, "-P", "-c", SCRIPT, str(n), str(dim), metric, kind, calls]
     run = subprocess.run(arguments, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     *method, grown, size = run.stdout.split()

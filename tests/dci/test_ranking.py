@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import dci
-from dci import _kernels, directions
-from dci._kernels import Reservoirs
-from dci._rows import prepared
-from dci._search import positions
+from dci._geometry import directions
+from dci._native import kernels as native_kernels
+from dci._native.cell_search import positions
+from dci._native.kernels import Reservoirs
+from dci._native.rows import prepared
 
 LANES = 16
 STRAY = 6.0  # times the mean squared distance to the own centre
@@ -322,17 +323,17 @@ class TestOneResult:
 class TestInstructionSets:
     @pytest.fixture(autouse=True)
     def restore(self):
-        before = _kernels.simd()
+        before = native_kernels.simd()
         yield
-        _kernels.use_simd(before)
+        native_kernels.use_simd(before)
 
     @pytest.mark.parametrize("options", OPTIONS, ids=repr)
     def test_have_the_same_recall(self, large_manifold, metric, options):
         X, Q = large_manifold[0][:5000], large_manifold[1][50:]
         limits = {"max_candidates": 60} | ({"max_visits": 1000} if options.get("n_levels") != 1 else {})
         recalls = []
-        for name in _kernels.simd_available():
-            _kernels.use_simd(name)
+        for name in native_kernels.simd_available():
+            native_kernels.use_simd(name)
             index = dci.DCI(metric, random_state=0, **options).fit(X, queries=large_manifold[1][:50])
             recalls.append(recall(index.query(Q, 10, **limits), dci.exact(X, Q, 10, metric)))
         np.testing.assert_allclose(recalls, recalls[0], atol=0.02)
@@ -341,19 +342,19 @@ class TestInstructionSets:
         X, Q = large_manifold
         index = dci.DCI(metric, random_state=0, n_levels=2).fit(X)
         expected = index.query(Q, 10)
-        for name in _kernels.simd_available():
-            _kernels.use_simd(name)
+        for name in native_kernels.simd_available():
+            native_kernels.use_simd(name)
             received = index.query(Q, 10)
             assert (received.indices == expected.indices).mean() > 0.995
             exact = index.query(Q, 10, recall=1.0)
             np.testing.assert_allclose(exact.distances, dci.exact(X, Q, 10, metric).distances, rtol=1e-6)
 
-    @pytest.mark.parametrize("name", _kernels.simd_available())
+    @pytest.mark.parametrize("name", native_kernels.simd_available())
     def test_are_chosen_by_the_environment(self, name):
         script = "import dci; dci.show_config(); print(dci.DCI(random_state=0).fit([[0.0], [1.0]]).query([0.9], 1))"
         environment = os.environ | {"DCI_SIMD": name}
         run = subprocess.run(
-            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-P", "-c", script], env=environment, capture_output=True, text=True, check=True
         )
         assert f"instruction set: {name} " in run.stdout
         assert "indices=array([1])" in run.stdout

@@ -166,4 +166,4 @@ def test_import_without_scikit_learn_says_what_to_install():
         else:
             raise SystemExit("imported")
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(script)], check=True, timeout=60)

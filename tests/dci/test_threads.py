@@ -13,7 +13,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import dci
-from dci import _linalg
+from dci._runtime import blas
 from tests.processes import run_script, succeed
 
 OPTIONS = [
@@ -170,7 +170,7 @@ FORKED = """
     import os, threading, warnings
     import numpy as np
     import dci
-    from dci import _linalg
+    from dci._runtime import blas
     from threadpoolctl import threadpool_limits
 
     warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads
@@ -179,16 +179,16 @@ FORKED = """
     before = index.query(X[:50], 5)
     threadpool_limits(2, user_api="blas")
 
-    def blas():
-        return {pool["num_threads"] for pool in _linalg._pools().select(user_api="blas").info()}
+    def blas_threads():
+        return {pool["num_threads"] for pool in blas._pools().select(user_api="blas").info()}
 
     def check(process):
-        assert blas() == {2}, (process, blas())
+        assert blas_threads() == {2}, (process, blas_threads())
         assert np.array_equal(index.query(X[:50], 5).indices, before.indices), process
         index.query(X[:50], 100)  # takes the lock
         again = dci.DCI(random_state=0, num_threads=2, n_levels=2).fit(X)
         assert np.array_equal(again.query(X[:50], 5).indices, before.indices), process
-        assert blas() == {2}, (process, blas())
+        assert blas_threads() == {2}, (process, blas_threads())
 
     def finish(child):
         if child == 0:
@@ -210,7 +210,7 @@ FORKED = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.parametrize("held", ["_linalg.one_blas_thread()", "_linalg._lock", "index._engine.lock"])
+@pytest.mark.parametrize("held", ["blas.one_blas_thread()", "blas._lock", "index._engine.lock"])
 def test_works_after_a_fork_while_another_thread_is_inside(held):
     script = textwrap.dedent(FORKED.replace("HELD", held)) + textwrap.dedent("""
         thread = threading.Thread(target=hold)
@@ -225,7 +225,7 @@ def test_works_after_a_fork_while_another_thread_is_inside(held):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-@pytest.mark.parametrize("held", ["_linalg.one_blas_thread()", "index._engine.lock"])
+@pytest.mark.parametrize("held", ["blas.one_blas_thread()", "index._engine.lock"])
 def test_works_after_a_fork_from_within(held):
     script = textwrap.dedent(FORKED) + textwrap.dedent(f"""
         with {held}:
@@ -283,14 +283,14 @@ def test_ctrl_c_stops_within_a_second(job):
 
 
 def test_one_blas_thread_ends_with_the_last():
-    pools = _linalg._pools().select(user_api="blas")  # packages loaded later bring others, which NumPy does not use
+    pools = blas._pools().select(user_api="blas")  # packages loaded later bring others, which NumPy does not use
 
     def of_blas():
         return {pool["num_threads"] for pool in pools.info()}
 
     with threadpool_limits(2, user_api="blas"):
         before = of_blas()
-        first, second = _linalg.one_blas_thread(), _linalg.one_blas_thread()
+        first, second = blas.one_blas_thread(), blas.one_blas_thread()
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)

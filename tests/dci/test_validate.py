@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from dci._validate import (
+from dci._api.validation import (
     as_filter,
     as_points,
     as_queries,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dci
-from dci import _kernels
+from dci._native import kernels as native_kernels
 
 N = 20_000  # from so many queries on there is a bar
 
@@ -93,6 +93,6 @@ def test_show_config(capsys, monkeypatch):
         assert errors == ""
         lines = dict(line.split(": ", 1) for line in printed.splitlines())
         assert lines["threads"] == threads
-        assert lines["instruction set"].split()[0] == _kernels.simd()
-        assert all(name in lines["instruction set"] for name in _kernels.simd_available())
+        assert lines["instruction set"].split()[0] == native_kernels.simd()
+        assert all(name in lines["instruction set"] for name in native_kernels.simd_available())
         assert lines["version"] == dci.__version__

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../../dci/csrc/kernels.h"
+#include "../../dci/_native/csrc/kernels.h"
 
 #define LENGTH(array) ((ptrdiff_t)(sizeof(array) / sizeof *(array)))
 

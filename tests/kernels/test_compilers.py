@@ -14,7 +14,9 @@ def compile_as(*macros):
     """Compile the kernels' header by a compiler that says it is another."""
     compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
     return subprocess.run(
-        [compiler, "-fsyntax-only", *macros, "-x", "c", ROOT / "dci/csrc/kernels.h"], capture_output=True, text=True
+        [compiler, "-fsyntax-only", *macros, "-x", "c", ROOT / "dci/_native/csrc/kernels.h"],
+        capture_output=True,
+        text=True,
     )
 
 

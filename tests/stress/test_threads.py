@@ -14,7 +14,7 @@ import torch
 
 import dci
 from attention import AttentionOptions, dci_attention
-from attention.growing import KeyValueIndex
+from attention.decoding.key_value_index import KeyValueIndex
 
 ROUNDS = int(os.environ.get("STRESS_ROUNDS", "3"))
 N_THREADS = 8

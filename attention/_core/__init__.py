@@ -1,0 +1,1 @@
+"""One call of attention, from any leading axes to single heads: validation, batching, dispatch, planning, kernels."""

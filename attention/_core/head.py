@@ -1,0 +1,187 @@
+"""Attention of the query heads that share one head of keys and values.
+
+A head's keys lie in cells. For a block of similar queries every cell is one key and one value, the linear form of the
+cell's Gaussian closure around the block's mean query: the far field is a small dense attention over these. Where a
+cell holds so much of a query's mass that the closure's error would count, the query attends to its keys exactly.
+
+Causal attention goes through the queries in segments: the keys before a segment are in the cells' moments, those
+within it are attended to exactly.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dci._runtime.threads import Work
+
+from .._native.far_field import Field
+from ..options import AttentionOptions
+from .planning import FloatArray, IdArray, Plan
+
+BLOCK = 64  # queries that share a linear form
+ALL_NEAR = -1.0  # a threshold that every cell is above
+_CHUNK = 1024  # queries that a thread takes at once
+REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
+_SEGMENT = 768  # keys that causal attention takes exactly, at most
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Queries [start, stop) attend to the keys before `boundary` through cells, and exactly from there on."""
+
+    start: int
+    stop: int
+    boundary: int
+
+
+class Head:
+    """One head of keys and values, and the queries that attend to it.
+
+    Parameters
+    ----------
+    query : (G, L, E) float32
+    key, value : (S, E) and (S, Ev) float32
+    stops : (L,) int64, ascending, or None
+        Query i sees the keys before stops[i]; None for all.
+    scale : float
+    options : AttentionOptions
+    plan : Plan
+    work : Work
+    """
+
+    def __init__(
+        self,
+        query: FloatArray,
+        key: FloatArray,
+        value: FloatArray,
+        stops: npt.NDArray[np.int64] | None,
+        scale: float,
+        options: AttentionOptions,
+        plan: Plan,
+        work: Work,
+    ) -> None:
+        self.group, self.length, width = query.shape
+        self.query = np.ascontiguousarray(query).reshape(-1, width)
+        self.n_keys = len(key)
+        self.stops = stops
+        self.scale = scale
+        self.plan = plan
+        self.work = work
+        self.window = options.window
+        self._order: IdArray | None = None
+        self.reach = REACH
+        self.risks = np.zeros(len(self.query), np.float32)  # squared errors that the last calls suspect
+        self.beyond: IdArray = np.empty(0, np.int32)  # rows of the last call that were out of reach
+        self.keep_far = options.far_field is not False
+        for_keys, for_queries = plan.moments or (None, None)
+        self.field = Field(
+            key,
+            value,
+            plan.cells_of(key, value, options.sink, work.num_threads),
+            plan.references,
+            for_keys,
+            for_queries,
+            second_order=options.far_field is False or options.far_field != 0,
+        )
+
+    def segments(self) -> list[Segment]:
+        """Cut the queries where the keys before them have grown by a segment."""
+        if self.stops is None:
+            return [Segment(0, self.length, self.n_keys)]
+        out: list[Segment] = []
+        start = 0
+        while start < self.length:
+            boundary = max(0, int(self.stops[start]) - self.window)
+            if boundary < _SEGMENT:  # too few keys to put into cells
+                boundary = 0
+            end = max(int(self.stops[start]), boundary + self.window + _SEGMENT)
+            stop = int(np.searchsorted(self.stops, end, side="right"))
+            out.append(Segment(start, stop, boundary))
+            start = stop
+        return out
+
+    def rows(self, segment: Segment) -> IdArray:
+        """Rows of a segment's queries, g * L + i for query i of query head g, similar ones together."""
+        if segment.stop - segment.start == self.length:
+            if self._order is None:
+                self._order = self.plan.order(self.query, BLOCK)
+            return self._order
+        of_group = np.arange(self.group, dtype=np.int32)[:, None] * self.length
+        rows = (of_group + np.arange(segment.start, segment.stop, dtype=np.int32)).ravel()
+        order: IdArray = rows[self.plan.order(self.query[rows], BLOCK)]
+        return order
+
+    def attend(
+        self,
+        rows: IdArray,
+        segment: Segment,
+        threshold: float,
+        out: FloatArray,
+        wanted: npt.NDArray[np.uint8] | None = None,
+    ) -> int:
+        """Attend with rows of a segment, once the field has the keys before it.
+
+        Parameters
+        ----------
+        rows : (n,) int32
+        segment : Segment
+        threshold : float
+            Of a cell's weighed share of a query's mass: cells above it are near.
+        out : (G * L, Ev) float32, written at these rows
+        wanted : (n,) uint8, optional
+            Rows whose output is wanted.
+
+        Returns
+        -------
+        int
+            Pairs of a query and a key, or a cell, that were scored.
+        """
+        if segment.boundary == 0:
+            threshold = ALL_NEAR
+        done: dict[int, tuple[int, IdArray]] = {}
+        # Several chunks at once share scratch memory.
+        size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
+
+        def attend(start: int) -> None:
+            part = slice(start, start + size)
+            done[start] = self.field.attend(
+                self.query, rows[part], self.scale, threshold, self.keep_far, out, self.stops, segment.boundary,
+                None if wanted is None else wanted[part], self.reach, risks=self.risks,
+            )  # fmt: skip
+
+        starts = range(0, len(rows), size)
+        self.work.run(attend, starts)
+        beyond = self.beyond = np.concatenate([done[start][1] for start in starts])
+        touched = sum(count for count, _ in done.values())
+        if wanted is not None:
+            beyond = beyond[np.isin(beyond, rows[wanted == 1])]
+        # No moment of a cell tells an odd query of a single key that it alone weighs: these attend to every key.
+        alone = self.field.attend(
+            self.query, beyond, self.scale, ALL_NEAR, self.keep_far, out, self.stops, segment.boundary, risks=self.risks
+        )
+        return touched + alone[0]
+
+    def exact(self, rows: IdArray) -> FloatArray:
+        """Output of rows, (n, Ev), from every key they see."""
+        out = np.empty((len(rows), self.field.width), np.float32)
+        stops = np.full(self.length, self.n_keys) if self.stops is None else self.stops
+        size = -(-len(rows) // self.work.num_threads)
+
+        def attend(start: int) -> None:
+            part = slice(start, start + size)
+            self.field.exact(self.query, rows[part], self.scale, out[part], stops)
+
+        self.work.run(attend, range(0, len(rows), max(1, size)))
+        return out
+
+    def run(self, threshold: float, out: FloatArray) -> float:
+        """Attend with every query, into (G * L, Ev); return how many keys and cells a query touched."""
+        segments = self.segments()
+        if len(segments) > 1:
+            self.field.reset()
+        touched = 0
+        for segment in segments:
+            self.field.advance(segment.boundary)
+            touched += self.attend(self.rows(segment), segment, threshold, out)
+        return touched / len(self.query)

@@ -1,0 +1,457 @@
+"""Keys and values that grow token by token, and attention to them at a small part of the exact cost.
+
+Needs no transformers: `attention.cache.DCICache` has one `KeyValueIndex` a layer.
+"""
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dci._runtime.blas import one_blas_thread
+from dci._runtime.threads import Work
+
+from .._core.exact import attend_last
+from .._core.validation import check_inputs, check_settings
+from ..errors import InvalidTypeError, InvalidValueError, UnsupportedError
+from ..options import AttentionOptions
+from .prefix import Choice, Prefix, make_prefix
+from .report import IndexReport
+from .storage import Growing, Queries, Recent, usual
+
+EXACT_BELOW = 8192  # keys: measured, below it the exact kernel is as fast
+AT_ONCE = 32  # of more tokens than this, attention is worth planning for them alone
+_SAMPLE = 512  # tokens whose queries are remembered
+_LEAST_SAMPLE = 16  # tokens, before which queries are not known well enough
+_LEAST_KEYS = 16  # of a sequence
+_KEPT = 32  # recent keys that a fold leaves, for `crop` to take back
+_RECENT = 6.0  # times the root of the number of keys: folding and attending to recent keys then cost about the same
+_WORTH_THREADS = 2_000_000  # numbers that the last token read
+
+
+class KeyValueIndex:
+    """A growing index a head of keys and values, for a batch of sequences of one length.
+
+    Keys that came long ago lie in cells, as in `dci_attention`; recent ones are attended to exactly, and folded into
+    the cells in blocks. For few keys, and until 16 tokens' queries are known from `observe` or `attend`, all
+    attention is exact.
+
+    Parameters
+    ----------
+    options : AttentionOptions, optional
+        `exact_below` counts keys. There is no `top_k` here.
+
+    Raises
+    ------
+    InvalidTypeError, UnsupportedError
+        Options that cannot be used.
+
+    Notes
+    -----
+    n keys and values take up to 1.5 times their size in their own dtype, since they grow by halves. The cells take
+    about 4 (E + Ev + 16) bytes a key beside that, in float32, and a head's keys and values in float32, up to twice,
+    while it is folded. A fold comes every 6 √n tokens or so and is linear in n. Not for several threads at once.
+
+    The tolerance is kept on average over the tokens until the next fold, for each query head, as far as 256 of the
+    last 512 tokens tell: these are attended to exactly too, and a bound for others is within the tolerance, which
+    allows for a heavy tail. It does not cover queries unlike those before, nor a rare token that attends mostly to
+    one key which nothing of these attended to: its own error may be large.
+
+    Examples
+    --------
+    >>> index = KeyValueIndex(AttentionOptions(tolerance=0.1))
+    >>> index.append(torch.randn(1, 2, 100, 16), torch.randn(1, 2, 100, 16))
+    >>> index.attend(torch.randn(1, 8, 1, 16)).shape  # queries of the last key, four heads for each of two
+    torch.Size([1, 8, 1, 16])
+    """
+
+    _options: AttentionOptions | None = None
+
+    def __init__(self, options: AttentionOptions | None = None) -> None:
+        self.options = AttentionOptions() if options is None else options
+        self.reset()
+
+    @property
+    def options(self) -> AttentionOptions:
+        """The options; others than before undo the cells."""
+        assert self._options is not None  # noqa: S101 - set by __init__
+        return self._options
+
+    @options.setter
+    def options(self, options: AttentionOptions) -> None:
+        check_options(options)
+        if options != self._options:
+            self._options = options
+            self._unfold()
+
+    def reset(self) -> None:
+        """Forget everything but the options."""
+        self._store: tuple[Growing, Growing] | None = None
+        self._queries: Queries | None = None
+        self._scale, self._starts = math.nan, list[int]()
+        self._numbers, self._touched = 0, 0.0
+        self._unfold()
+
+    def _unfold(self) -> None:
+        """Undo the cells, and what was decided about them."""
+        self._prefixes: list[list[Prefix] | None] | None = None  # of sequences; None for those that are too short
+        self._choices: list[list[Choice] | None] | None = None
+        self._recent: Recent | None = None
+        self._folded = 0
+
+    def __len__(self) -> int:
+        return 0 if self._store is None else self._store[0].length
+
+    @property
+    def keys(self) -> Tensor:
+        """All keys, (B, H, n, E), a view."""
+        return self._filled()[0]
+
+    @property
+    def values(self) -> Tensor:
+        """All values, (B, H, n, Ev), a view."""
+        return self._filled()[1]
+
+    def _filled(self) -> tuple[Tensor, Tensor]:
+        if self._store is None:
+            raise InvalidValueError("keys and values: expected some to be appended first, received none")
+        return self._store[0].filled, self._store[1].filled
+
+    def append(self, key: Tensor, value: Tensor) -> None:
+        """Add the keys and values of new tokens.
+
+        Parameters
+        ----------
+        key, value : Tensor of shape (B, H, L, E) and (B, H, L, Ev)
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError, UnsupportedError
+            Tensors that do not fit each other or those before, or that require gradients.
+        """
+        check_inputs(key, key, value, None, False)
+        if key.dim() != 4 or value.dim() != 4 or key.shape[:3] != value.shape[:3]:
+            raise InvalidValueError(
+                "key and value: expected shapes (B, H, L, E) and (B, H, L, Ev), "
+                f"received {tuple(key.shape)} and {tuple(value.shape)}"
+            )
+        store = (Growing(key), Growing(value)) if self._store is None else self._store
+        for rows, new in zip(store, (key, value), strict=True):
+            old = rows.filled
+            if new.dtype != old.dtype or new.shape[:2] != old.shape[:2] or new.shape[3] != old.shape[3]:
+                raise InvalidValueError(
+                    f"key and value: expected {old.dtype} of shape ({old.shape[0]}, {old.shape[1]}, L, "
+                    f"{old.shape[3]}) as before, received {new.dtype} of shape {tuple(new.shape)}"
+                )
+        for rows in store:  # both, before one of them grows
+            rows.reserve(key.shape[2])
+        for rows, new in zip(store, (key, value), strict=True):
+            rows.append(new)
+        self._store = store
+
+    def observe(self, query: Tensor) -> None:
+        """Remember the queries of a prompt that was attended to elsewhere: those to come will be like them.
+
+        Parameters
+        ----------
+        query : Tensor of shape (B, Hq, L, E)
+            Of consecutive tokens, Hq a multiple of H. The last 512 tokens count.
+        """
+        self._check_query(query)
+        self._remember(query)
+
+    def _check_query(self, query: Tensor) -> None:
+        keys = self.keys
+        check_inputs(query, keys, keys, None, True)
+        if query.dim() != 4 or len(query) != len(keys):
+            raise InvalidValueError(
+                f"query: expected shape ({len(keys)}, Hq, L, {keys.shape[3]}), received {tuple(query.shape)}"
+            )
+
+    def _remember(self, query: Tensor) -> None:
+        grouped = self._grouped(query)
+        if self._queries is None or self._queries.shape != _shape(grouped):
+            self._queries = Queries(_shape(grouped), _SAMPLE)
+        self._queries.append(grouped)
+
+    def _grouped(self, query: Tensor) -> Tensor:
+        """Split heads into those that share keys, (B, H, G, L, E)."""
+        grouped: Tensor = query.unflatten(1, (self.keys.shape[1], -1))
+        return grouped
+
+    def attend(
+        self,
+        query: Tensor,
+        scale: float | None = None,
+        starts: Sequence[int] | None = None,
+        options: AttentionOptions | None = None,
+    ) -> Tensor:
+        """Attend with the queries of the last tokens, each to the keys up to its own.
+
+        Parameters
+        ----------
+        query : Tensor of shape (B, Hq, L, E)
+            Hq a multiple of H, L at most n.
+        scale : float, optional
+            1/√E if not given.
+        starts : sequence of B int, optional
+            How many of each sequence's first keys nothing sees: padding on the left, at most n - L.
+        options : AttentionOptions, optional
+            From this call on.
+
+        Returns
+        -------
+        Tensor of shape (B, Hq, L, Ev)
+            In the dtype of the queries. Queries that are not finite are answered as PyTorch does, and are no part of
+            what is remembered.
+
+        Raises
+        ------
+        InvalidTypeError, InvalidValueError, UnsupportedError
+            Arguments that cannot be used; NaN or infinity in keys that are to go into cells. Nothing has changed then.
+
+        Notes
+        -----
+        No key or value behind a query has any part in its output, nor in what is decided about cells that it attends
+        to; for that, more tokens at once than were appended since the last fold make another fold. Queries behind it
+        have a part: they are of the sample that the tolerance is measured with.
+        """
+        keys = self.keys
+        check_settings(0.0, scale, options)
+        options = self.options if options is None else options
+        check_options(options)
+        self._check_query(query)
+        batch, _, n_keys, width = keys.shape
+        length = query.shape[2]
+        if not 0 < length <= n_keys:
+            raise InvalidValueError(
+                f"query: expected shape ({batch}, Hq, L, {width}) with L from 1 to {n_keys}, "
+                f"received {tuple(query.shape)}"
+            )
+        places = _starts(starts, batch, n_keys - length)
+        scale = max(width, 1) ** -0.5 if scale is None else float(scale)
+        with torch._C.DisableTorchFunction():  # or `use` around this call would take its exact parts
+            self._fold(query, scale, places, options)
+            return self._attend(query)
+
+    def _attend(self, query: Tensor) -> Tensor:
+        """Attend by cells, where there are some, and where they can answer."""
+        keys, values = self._filled()
+        batch, n_heads, n_keys, width = keys.shape
+        length, scale, starts = query.shape[2], self._scale, self._starts
+        if self._prefixes is None:
+            self._touched = n_keys - sum(starts) / max(batch, 1)
+            return attend_last(query, keys, values, starts, scale)
+        with torch.inference_mode(False):
+            out = torch.empty((batch, n_heads, query.shape[1] // n_heads * length, values.shape[3]), device="cpu")
+        rows = query.detach().reshape(*out.shape[:3], width).float()
+        answered = usual(rows)
+        answered[[of is None for of in self._prefixes]] = False
+        self._near_and_far(rows, answered, out, length)
+        out = out.view(batch, -1, length, out.shape[3]).to(query.dtype)
+        left = ~answered.view(batch, -1, length)
+        for b in left.flatten(1).any(1).nonzero().flatten().tolist():
+            part = slice(b, b + 1)
+            alone = attend_last(query[part], keys[part], values[part], starts[part], scale)
+            out[b] = torch.where(left[b, :, :, None], alone[0], out[b])
+        return out
+
+    def _near_and_far(self, query: Tensor, answered: Tensor, out: Tensor, length: int) -> None:
+        """Attend with the sequences that have cells, (B, H, G * L, E) to (B, H, G * L, Ev), for rows to be answered."""
+        n_heads, rows, width = out.shape[1:]
+        queries, outs = query.contiguous().flatten(0, 1).numpy(), out.flatten(0, 1).numpy()
+        wanted = answered.flatten(0, 1).numpy()
+        keys, values = (x[:, :, self._folded :] for x in self._filled())
+        n_recent = keys.shape[2]
+        if self._recent is None or self._recent.room < n_recent:
+            self._recent = Recent(keys, values, n_recent + self._fold_after(length + self.options.window) // 2)
+        self._recent.fill(keys, values)
+        recent = self._recent.heads
+        # Rows are g * L + i. Those of a token attend together, as those of the sample did: the error is that of it.
+        tokens = np.arange(rows, dtype=np.int32).reshape(-1, length).T
+        stops = np.arange(n_recent - length + 1, n_recent + 1, dtype=np.int64)
+        keep_far = self.options.far_field is not False
+        heads = [(b * n_heads + h, p) for b, of in enumerate(self._prefixes or ()) if of for h, p in enumerate(of)]
+        touched: dict[int, int] = {}
+
+        def attend(item: tuple[int, Prefix]) -> None:
+            i, prefix = item
+            local_keys, local_values = recent[i]
+            touched[i] = 0
+            for token in tokens:
+                some, _ = prefix.field.attend(
+                    queries[i], token[wanted[i, token]], self._scale, prefix.choice.threshold, keep_far, outs[i],
+                    stops, local_keys=local_keys, local_values=local_values,
+                )  # fmt: skip
+                touched[i] += some
+
+        n_threads = self.options.num_threads or torch.get_num_threads()
+        with Work(n_threads if self._numbers >= _WORTH_THREADS else 1) as work:
+            work.run(attend, heads)
+        n_touched = sum(touched.values())
+        self._numbers = n_touched * (queries.shape[-1] + width)
+        self._touched = n_touched / (len(heads) * rows)
+
+    def _fold_after(self, exact: int) -> int:
+        """How many recent keys make a fold, if so many are to be attended to exactly."""
+        return int(exact + _KEPT + _RECENT * math.sqrt(len(self)))
+
+    def _fold(self, query: Tensor, scale: float, starts: list[int], options: AttentionOptions) -> None:
+        """Remember the queries and the settings, and put the keys before the last tokens into cells, if it is time."""
+        same = scale == self._scale and starts == self._starts and options == self._options
+        n_keys, length = len(self), query.shape[2]
+        exact = length + options.window  # keys that the first query sees exactly, or not at all
+        reaches = same and self._folded <= n_keys - exact  # keys that the cells hold are before all of these
+        due = scale > 0 and not (reaches and self._folded and n_keys - self._folded <= self._fold_after(exact))
+        boundary = n_keys - exact - _KEPT
+        long = self._long(query, boundary, starts, options, reaches) if due else []
+        # Nothing has changed so far, and no argument is refused from here on.
+        if not reaches:
+            self._unfold()  # and what was decided about cells, from keys that these queries may not see
+        self._remember(query)
+        self._scale, self._starts, self._options = scale, starts, options
+        if due:
+            self._make_cells(long, boundary)
+
+    def _long(
+        self, query: Tensor, boundary: int, starts: list[int], options: AttentionOptions, reaches: bool
+    ) -> list[int]:
+        """Tell which sequences are worth cells for the keys before `boundary`; raise if these are not finite."""
+        keys, values = self._filled()
+        least = EXACT_BELOW if options.exact_below is None else options.exact_below
+        known = self._queries is not None and self._queries.shape == _shape(self._grouped(query))
+        seen = query.shape[2] + (self._queries.seen if self._queries is not None and known else 0)
+        if len(self) < least or seen < _LEAST_SAMPLE or keys.dtype == torch.float64:
+            return []
+        if not keys.shape[3] or not values.shape[3]:
+            return []
+        long = []
+        for b, start in enumerate(starts):
+            if boundary - start < _LEAST_KEYS:
+                continue
+            in_cells = reaches and self._prefixes is not None and self._prefixes[b] is not None
+            new = keys[b, :, self._folded if in_cells else start : boundary]
+            if all(usual(head).all() for head in new):
+                long.append(b)
+            elif not all(torch.isfinite(head).all() for head in new):
+                raise InvalidValueError("key: expected finite values, received NaN or infinity")
+        return long
+
+    def _make_cells(self, long: list[int], boundary: int) -> None:
+        """Put the keys before `boundary` of some sequences into cells, those whose queries are known well enough."""
+        keys, values = self._filled()
+        batch, n_heads, n_keys, _ = keys.shape
+        old = self._choices or [None] * batch
+        self._prefixes, self._recent, self._folded = None, None, 0  # first, for the memory and in case of an error
+        samples = {}
+        for b in long:
+            of = [self._queries.last(b, h, n_keys - self._starts[b]) for h in range(n_heads)] if self._queries else []
+            if min(map(len, of), default=0) >= _LEAST_SAMPLE:
+                samples[b] = of
+        if not samples:
+            return
+        made: dict[tuple[int, int], Prefix] = {}
+
+        def fold(item: tuple[int, int]) -> None:
+            b, h = item
+            key, value = (x[b, h, self._starts[b] : boundary].float().contiguous().numpy() for x in (keys, values))
+            choices = old[b]
+            choice = None if choices is None else choices[h]
+            made[item] = make_prefix(key, value, samples[b][h], self._scale, self.options, choice)
+
+        with one_blas_thread(), Work(self.options.num_threads or torch.get_num_threads()) as work:
+            work.run(fold, [(b, h) for b in samples for h in range(n_heads)])
+        prefixes = [[made[b, h] for h in range(n_heads)] if b in samples else None for b in range(batch)]
+        self._prefixes, self._folded = prefixes, boundary
+        self._choices = [None if of is None else [prefix.choice for prefix in of] for of in prefixes]
+
+    def crop(self, length: int) -> None:
+        """Keep the first `length` keys and values.
+
+        Parameters
+        ----------
+        length : int
+            Not negative; more than there are keeps all.
+
+        Notes
+        -----
+        At least the last 32 are never in cells: taking these back costs nothing, going beyond makes a fold.
+        """
+        try:
+            length = operator.index(length)
+        except TypeError:
+            raise InvalidTypeError(f"length: expected an int >= 0, received {type(length).__name__}") from None
+        if length < 0:
+            raise InvalidValueError(f"length: expected an int >= 0, received {length}")
+        if self._store is None or length >= len(self):
+            return
+        for rows in self._store:
+            rows.length = length
+        self._recent = None
+        if length < self._folded or length <= max(self._starts, default=0):
+            self._unfold()
+
+    def select(self, indices: Tensor) -> None:
+        """Keep these sequences of the batch, in this order and as often as they are named.
+
+        Parameters
+        ----------
+        indices : Tensor of shape (any,), int64 or int32
+        """
+        received = getattr(indices, "dtype", type(indices).__name__)
+        if received not in (torch.int64, torch.int32):
+            raise InvalidTypeError(f"indices: expected a tensor of int64 or int32, received {received}")
+        batch = 0 if self._store is None else len(self.keys)
+        chosen = indices.flatten().tolist()
+        if indices.dim() != 1 or (self._store is not None and not all(0 <= b < batch for b in chosen)):
+            raise InvalidValueError(
+                f"indices: expected shape (any,) and from 0 to {batch - 1}, received {tuple(indices.shape)}, {chosen}"
+            )
+        if self._store is None:
+            return
+        keys, values = (rows.select(indices) for rows in self._store)
+        queries = None if self._queries is None else self._queries.select(indices)
+        self._store, self._queries, self._recent = (keys, values), queries, None
+        self._starts = [self._starts[b] for b in chosen] if self._starts else []
+        self._prefixes = None if self._prefixes is None else [self._prefixes[b] for b in chosen]
+        self._choices = None if self._choices is None else [self._choices[b] for b in chosen]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Kernels' memory is not copied: cells are made anew.
+        return self.__dict__ | {"_prefixes": None, "_recent": None, "_folded": 0}
+
+    def report(self) -> IndexReport:
+        """Say what the last token touched, and with what error."""
+        heads = [prefix for of in self._prefixes or () for prefix in of or ()]
+        error = max((prefix.error for prefix in heads), default=0.0)
+        share = self._touched / len(self) if len(self) else 0.0
+        return IndexReport(len(self), self._folded, self._touched, share, error)
+
+
+def check_options(options: AttentionOptions) -> None:
+    """Raise one of the package's errors unless a growing index can follow these options."""
+    if not isinstance(options, AttentionOptions):
+        raise InvalidTypeError(f"options: expected AttentionOptions or None, received {type(options).__name__}")
+    if options.top_k is not None:
+        raise UnsupportedError(f"top_k: expected None where keys grow, received {options.top_k}")
+
+
+def _shape(grouped: Tensor) -> tuple[int, int, int, int]:
+    """(B, H, G, E) of queries (B, H, G, L, E)."""
+    batch, heads, group, _, width = grouped.shape
+    return batch, heads, group, width
+
+
+def _starts(starts: Sequence[int] | None, batch: int, most: int) -> list[int]:
+    """Check the starts of sequences and return them as a list."""
+    try:
+        places = [0] * batch if starts is None else [operator.index(start) for start in starts]
+    except TypeError:
+        raise InvalidTypeError(f"starts: expected {batch} int, received {starts!r:.60}") from None
+    if len(places) != batch or not all(0 <= start <= most for start in places):
+        raise InvalidValueError(f"starts: expected {batch} from 0 to {most}, received {places}")
+    return places

@@ -1,0 +1,137 @@
+"""Tensors that a growing index writes to in place, in any mode of autograd."""
+
+from copy import copy
+
+import torch
+from torch import Tensor
+
+from .._core.planning import FloatArray
+
+_LEAST_ROOM = 256
+_LARGEST = 1e12  # of a query: the squares that cells need do not overflow below it, at any key of an ordinary size
+
+
+def usual(query: Tensor) -> Tensor:
+    """Tell which queries cells can answer, and need not fear for their company, (…, E) to (…), bool: finite ones."""
+    return (query.abs() < _LARGEST).all(-1)
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # a tensor of inference mode could not be written to outside of it
+        return torch.empty(shape, dtype=dtype, device="cpu")
+
+
+class Growing:
+    """Rows of every sequence and head, (B, H, n, W): room grows by halves, so that a row is copied a few times at most.
+
+    Parameters
+    ----------
+    like : Tensor of shape (B, H, any, W)
+        Whose dtype and shape the rows have.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.length = 0
+        self._rows = _empty((*like.shape[:2], like.shape[2], like.shape[3]), like.dtype)
+
+    @property
+    def filled(self) -> Tensor:
+        """The rows that there are, a view."""
+        return self._rows[:, :, : self.length]
+
+    @property
+    def room(self) -> int:
+        """How many rows fit before they are copied."""
+        return self._rows.shape[2]
+
+    def reserve(self, count: int) -> None:
+        """Make room for so many rows more."""
+        stop = self.length + count
+        if stop > self.room:
+            self._copy(self.filled, stop + max(stop // 2, _LEAST_ROOM))
+
+    def append(self, rows: Tensor) -> None:
+        """Add rows behind the others."""
+        self.reserve(rows.shape[2])
+        stop = self.length + rows.shape[2]
+        self._rows[:, :, self.length : stop] = rows.detach()
+        self.length = stop
+
+    def select(self, indices: Tensor) -> "Growing":
+        """Return a copy with these sequences, in this order, as often as they are named."""
+        chosen = copy(self)
+        chosen._copy(self.filled.index_select(0, indices), self.room)
+        return chosen
+
+    def _copy(self, rows: Tensor, room: int) -> None:
+        new = _empty((*rows.shape[:2], room, rows.shape[3]), rows.dtype)
+        new[:, :, : self.length] = rows
+        self._rows = new
+
+
+class Queries:
+    """The queries of the last `size` tokens of every sequence and head, in float32."""
+
+    def __init__(self, shape: tuple[int, int, int, int], size: int) -> None:
+        batch, heads, group, width = shape
+        self.seen = 0
+        self._size = size
+        self._ring = _empty((batch, heads, group, size, width), torch.float32)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, H, G, E)."""
+        batch, heads, group, _, width = self._ring.shape
+        return batch, heads, group, width
+
+    def append(self, query: Tensor) -> None:
+        """Remember queries (B, H, G, L, E)."""
+        query = query.detach()[:, :, :, -self._size :]
+        length = query.shape[3]
+        first = self.seen % self._size
+        before_end = min(length, self._size - first)
+        self._ring[:, :, :, first : first + before_end] = query[:, :, :, :before_end]
+        if before_end < length:
+            self._ring[:, :, :, : length - before_end] = query[:, :, :, before_end:]
+        self.seen += length
+
+    def last(self, sequence: int, head: int, count: int) -> FloatArray:
+        """Return the usual ones of the last `count` tokens, or of as many as there are, (tokens, G, E)."""
+        count = min(count, self.seen, self._size)
+        places = torch.arange(self.seen - count, self.seen, device="cpu") % self._size
+        rows = self._ring[sequence, head][:, places].transpose(0, 1)
+        return rows[usual(rows).all(1)].contiguous().numpy()
+
+    def select(self, indices: Tensor) -> "Queries":
+        """Return a copy with these sequences."""
+        chosen = copy(self)
+        rows = self._ring.index_select(0, indices)
+        chosen._ring = _empty(rows.shape, rows.dtype)
+        chosen._ring.copy_(rows)
+        return chosen
+
+
+class Recent:
+    """Float32 copies of the last keys and values, with the views that kernels take.
+
+    Parameters
+    ----------
+    keys, values : Tensor of shape (B, H, any, E) and (B, H, any, Ev)
+    room : int
+        How many of them there may be.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
+        self.room = room
+        self._filled = 0
+        self._pair = [_empty((*x.shape[:2], room, x.shape[3]), torch.float32) for x in (keys, values)]
+        key, value = (x.flatten(0, 1).numpy() for x in self._pair)
+        self.heads: list[tuple[FloatArray, FloatArray]] = list(zip(key, value, strict=True))  # B * H of them
+
+    def fill(self, keys: Tensor, values: Tensor) -> None:
+        """Copy what has come since the last time, of the recent keys and values alone."""
+        size = keys.shape[2]
+        if self._filled < size:
+            for rows, source in zip(self._pair, (keys, values), strict=True):
+                rows[:, :, self._filled : size] = source[:, :, self._filled :]
+        self._filled = size

@@ -1,0 +1,1 @@
+"""The ways into existing models: torch functions, layers, transformers, torch.compile."""

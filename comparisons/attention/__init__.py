@@ -1,0 +1,1 @@
+"""Suites, adapters and timing of attention."""

@@ -1,0 +1,1 @@
+"""Seeded, offline, checksummed data: points and queries, heads of attention."""

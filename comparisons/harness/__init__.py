@@ -1,0 +1,1 @@
+"""What every suite shares: its interface, results on disk, recomputed truth, the machine."""

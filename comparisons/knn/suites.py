@@ -1,0 +1,219 @@
+"""The questions about the index, and the list of all suites: each measures one data set and leaves rows in a `Run`.
+
+Those about attention are in `comparisons.attention.suites`. A suite joins in `SUITES`, its bars in `bars.JUDGES`, its
+figures in `figures_knn.FIGURES` or `figures_attention.FIGURES`, its table in `tables.of_suite`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+
+from comparisons.attention import suites as attention_suites
+from comparisons.data import datasets
+from comparisons.data.datasets import ComparisonError, Dataset
+from comparisons.harness import machine
+from comparisons.harness.question import Options, Suite
+from comparisons.harness.results import Run
+from comparisons.knn.adapters import DCI, RIVALS, Adapter
+from comparisons.knn.bench import Bench, Measurement, Setting, front
+
+K = 10
+RECALLS = {"manifold": 0.95}  # wanted where nothing else is said
+RECALL = 0.9
+PARETO_RECALLS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
+BATCHES = {10: 200, 100: 50, 1_000: 10, 10_000: 5}  # size -> calls
+CALIBRATED = (0.8, 0.9, 0.95, 0.99)
+SEARCHERS = ("dci", "exact", "flat", "ivf", "hnsw")  # where every rival would take hours
+TRACED = (*SEARCHERS, "lsh", "lsh-refined", "lorann")
+PARAMETERS = {
+    "n_simple": (4, 8, 12, 16, 24, 32, 48),
+    "n_composite": (1, 2, 4),
+    "n_levels": (1, 2, 3),
+    "directions": ("random", "principal"),
+    "ranking": ("max", "sum"),
+}
+NEIGHBOURS = (1, 10, 50, 100)
+SMOKE = {  # what a smoke run has less of
+    "PARETO_RECALLS": (0.5, 0.9),
+    "BATCHES": {10: 4, 100: 2},
+    "PARAMETERS": {"n_simple": (4, 16), "ranking": ("max", "sum")},
+    "NEIGHBOURS": (1, 10),
+}
+SMOKE_DATA = ("manifold-2k-12-64", "glove-4k")
+
+
+def wanted_recall(name: str, options: Options) -> float:
+    """Return the recall that is asked for on a data set."""
+    return options.recall or RECALLS.get(name.partition("-")[0], RECALL)
+
+
+@lru_cache(maxsize=1)
+def load(name: str, smoke: bool) -> Dataset:
+    """Return a data set, in smoke runs at most 20,000 points and 300 queries of it."""
+    data = datasets.load(name)
+    return data.head(20_000, 300) if smoke else data
+
+
+@lru_cache(maxsize=1)
+def _bench(run: Run, name: str, smoke: bool) -> Bench:
+    return Bench(load(name, smoke), K, run, builds=2 if smoke else None)
+
+
+def _little(what: str, options: Options):
+    return SMOKE[what] if options.smoke else globals()[what]
+
+
+# ------------------------------------------------------------------------------------------- equal recall
+
+
+def _contenders(bench: Bench, rivals: list[type[Adapter]], wanted: float, cost: str, count: int = 2) -> list[Setting]:
+    """Return every rival's best settings; `dci` is told the recall and has no choice."""
+    found = []
+    for rival in rivals:
+        own = [Setting(DCI, {"recall": wanted})] if rival is DCI else bench.contenders(rival, wanted, cost, count)
+        found += own
+    return found
+
+
+def _equal_recall(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Sweep every rival for the least total time at the recall; the best settings then take turns."""
+    bench, wanted = _bench(run, name, options.smoke), wanted_recall(name, options)
+    settings = _contenders(bench, suite.chosen(options), wanted, "total")
+    bench.interleave(suite.name, settings, options.repeats, wanted)
+
+
+def _construction(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Find each rival's fastest construction that still reaches the recall; these then take turns."""
+    bench, wanted = _bench(run, name, options.smoke), wanted_recall(name, options)
+    settings = _contenders(bench, suite.chosen(options), wanted, "build_time", count=1)
+    bench.interleave(suite.name, settings, options.repeats, wanted)
+
+
+def _batch(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Find what answers fastest at the recall, whatever its construction took; then ask in batches of several sizes."""
+    bench, wanted = _bench(run, name, options.smoke), wanted_recall(name, options)
+    settings = _contenders(bench, suite.chosen(options), wanted, "query_time", count=1)
+    for size, calls in _little("BATCHES", options).items():
+        bench.calls(suite.name, settings, size, calls, wanted)
+
+
+def _latency(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Do the same with single queries, for which a rival may have another way of searching."""
+    bench, wanted = _bench(run, name, options.smoke), wanted_recall(name, options)
+    settings = _contenders(bench, suite.chosen(options), wanted, "query_time")
+    variants = [Setting(s.rival, s.build, search) for s in settings for search in s.rival.single(s.search)]
+    bench.calls(suite.name, variants, 1, 20 if options.smoke else 1_000, wanted)
+
+
+def _pareto(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Trace every setting of every rival once; each rival's Pareto front then takes turns with the others'."""
+    bench, recalls = _bench(run, name, options.smoke), _little("PARETO_RECALLS", options)
+    settings = []
+    for rival in suite.chosen(options):
+        if rival is DCI:
+            settings += [Setting(DCI, {"recall": recall}) for recall in recalls]
+            continue
+        found: list[Measurement] = []
+        for build in bench.grid(rival, max(recalls)):
+            found += bench.trace(rival, build, max(recalls))
+        best = [m for m in front(found) if m.recall >= min(recalls)]
+        settings += [Setting(rival, m.build, m.search) for m in sorted(best, key=lambda m: str(m.build))]
+    bench.interleave(suite.name, settings, options.repeats)
+
+
+# ---------------------------------------------------------------------------------------------- dci alone
+
+
+def _sensitivity(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Change one parameter of `dci` at a time, everything else chosen by itself; then the number of neighbours."""
+    wanted, parameters = wanted_recall(name, options), _little("PARAMETERS", options)
+    settings = [Setting(DCI, {"recall": wanted})]
+    settings += [Setting(DCI, {"recall": wanted, key: value}) for key, values in parameters.items() for value in values]
+    _bench(run, name, options.smoke).interleave(suite.name, settings, options.repeats, wanted)
+    for k in _little("NEIGHBOURS", options):
+        if k != K:
+            Bench(load(name, options.smoke), k, run).interleave(suite.name, settings[:1], options.repeats, wanted)
+
+
+def _calibration(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Fit once, ask for several recalls on queries that calibration never saw."""
+    bench = _bench(run, name, options.smoke)
+    settings = [Setting(DCI, {"recall": RECALL}, {"recall": wanted}) for wanted in CALIBRATED]
+    bench.interleave(suite.name, settings, repeats=1)
+
+
+def _memory(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Measure, in a process of its own, the memory of fit and query on top of the data."""
+    wanted, (n, dim) = wanted_recall(name, options), load(name, smoke=False).points.shape  # made and cached here
+    context = {"suite": suite.name, "data": name, "n": n, "dim": dim, "wanted": wanted, "rival": "dci"}
+    run.step(f"memory | {name} at {wanted}", lambda: [context | machine.memory_growth(name, wanted, run.threads)])
+
+
+ALL = ("manifold", "glove", "sentences", "words", "noise")
+PAIR = ("manifold", "glove")
+GLOVES = tuple(f"glove-{thousands}k" for thousands in (25, 50, 100, 200, 400))
+DIMENSIONS = tuple(f"manifold-20k-12-{dim}" for dim in (16, 32, 64, 128, 256, 512, 1024))
+INTRINSIC = tuple(f"manifold-20k-{intrinsic}-256" for intrinsic in (4, 8, 16, 24))
+_suite = partial(Suite, rivals=tuple(RIVALS), smoke_data=SMOKE_DATA, read=lambda name, smoke: load(name, smoke))
+KNN = _suite("knn", "total time, construction plus 10,000 queries, at equal recall", 15, ALL, _equal_recall)
+CONSTRUCTION = _suite("construction", "the fastest construction that reaches the recall", 14, PAIR, _construction)
+BATCH = _suite("batch", "batches of queries on a built index, by their size", 18, PAIR, _batch)
+LATENCY = _suite("latency", "one query at a time on a built index", 15, PAIR, _latency)
+GROWTH = _suite(
+    "growth",
+    "time against the number of points",
+    5,
+    GLOVES,
+    _equal_recall,
+    rivals=SEARCHERS,
+    smoke_data=("glove-1k", "glove-2k", "glove-4k"),
+)
+DIMENSION = _suite(
+    "dimension",
+    "time against the dimension, ambient and intrinsic",
+    8,
+    DIMENSIONS + INTRINSIC,
+    _equal_recall,
+    rivals=SEARCHERS,
+    smoke_data=("manifold-2k-12-16", "manifold-2k-12-64", "manifold-2k-4-64"),
+)
+SENSITIVITY = _suite(
+    "sensitivity", "dci's own parameters, one at a time", 5, PAIR, _sensitivity, rivals=("dci",), tabled=False
+)
+PARETO = _suite(
+    "pareto",
+    "total time at every recall against every setting of every rival",
+    35,
+    PAIR,
+    _pareto,
+    rivals=TRACED,
+    tabled=False,
+)
+CALIBRATION = _suite("calibration", "is the recall asked for reached?", 2, ALL, _calibration, rivals=("dci",))
+MEMORY = _suite("memory", "memory of fit and query on top of the data", 2, ALL, _memory, rivals=("dci",), smoke_data=())
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        KNN,
+        CONSTRUCTION,
+        BATCH,
+        LATENCY,
+        GROWTH,
+        DIMENSION,
+        SENSITIVITY,
+        PARETO,
+        CALIBRATION,
+        MEMORY,
+        *attention_suites.SUITES,
+    )
+}
+
+
+def named(names: str) -> list[Suite]:
+    """Return the suites in a comma-separated text, ``all`` for all of them; unknown ones are an error."""
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        if name not in (*SUITES, "all"):
+            raise ComparisonError(f"unknown suite {name!r}: expected some of {', '.join(SUITES)}, or all")
+    return list(SUITES.values()) if "all" in wanted else [SUITES[name] for name in dict.fromkeys(wanted)]

@@ -1,0 +1,1 @@
+"""Results as bars to reach, tables, figures and one HTML page."""

@@ -1,0 +1,1 @@
+"""What crosses the public interface: parameters, input validation, answer types."""

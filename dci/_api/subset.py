@@ -1,0 +1,45 @@
+"""The points that a filter allows."""
+
+from functools import cached_property
+
+import numpy as np
+
+from .._runtime.types import BoolArray, IdArray
+
+
+class Subset:
+    """Some of n points, as a mask, as ids or as both: what was not given is made when first asked for.
+
+    Parameters
+    ----------
+    n : int
+    mask : (n,) bool, optional
+    ids : (count,) int32, ascending, optional
+        One of both is needed.
+
+    Attributes
+    ----------
+    count : int
+    mask : (n,) bool
+    ids : (count,) int32, ascending
+    """
+
+    def __init__(self, n: int, mask: BoolArray | None = None, ids: IdArray | None = None) -> None:
+        self.n = n
+        if mask is not None:
+            self.mask = mask
+        if ids is not None:
+            self.ids = ids
+        self.count = len(self.ids) if mask is None else int(np.count_nonzero(mask))
+
+    @cached_property
+    def mask(self) -> BoolArray:
+        """Whether each point is one of them."""
+        mask = np.zeros(self.n, np.bool_)
+        mask[self.ids] = True
+        return mask
+
+    @cached_property
+    def ids(self) -> IdArray:
+        """Which points they are."""
+        return np.flatnonzero(self.mask).astype(np.int32)

@@ -1,0 +1,331 @@
+"""The border: the only place where arguments are coerced and checked.
+
+Below it, points are C-contiguous float32 of shape (n, d) and finite, counts are ints, and nothing
+is checked again. Every message says what was expected and what came.
+"""
+
+import math
+import numbers
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._native.kernels import survey
+from ..errors import InvalidTypeError, InvalidValueError
+from .subset import Subset
+
+METRICS = ("l2", "ip", "cosine")
+MAX_THREADS = 1024
+_SORTED_PER_POINT = 32  # a mask of all points is made in the time that sorting so few ids takes
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def as_points(X: npt.ArrayLike, name: str = "X", dim: int | None = None) -> tuple[FloatArray, float]:
+    """Coerce a set of points to a finite, C-contiguous float32 matrix.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, d)
+        Numbers of any real dtype and memory order; never modified. An empty 1-D sequence is a set
+        of no points.
+    name : str
+        What messages call it.
+    dim : int, optional
+        The wanted d.
+
+    Returns
+    -------
+    points : ndarray of shape (n, d), float32
+        `X` itself if it has this form already (it may be read-only), else one copy.
+    absmax : float
+        Largest magnitude in `points`, 0.0 if there are none.
+
+    Raises
+    ------
+    InvalidTypeError
+        dtype is not real (object, string, complex, date, record), or values are masked.
+    InvalidValueError
+        Ragged, not two axes, no columns, wrong `dim`, NaN, infinity, or beyond the float32 range.
+    """
+    return _finite_matrix(_real_array(X, name), name, dim)
+
+
+def as_queries(Q: npt.ArrayLike, dim: int, name: str = "Q") -> tuple[FloatArray, float, bool]:
+    """Coerce one query or a batch of them, as `as_points` does.
+
+    Parameters
+    ----------
+    Q : array-like of shape (nq, dim) or (dim,)
+        Queries; a non-empty 1-D array is a single query.
+    dim : int
+        Dimension of the index. 0 (fitted on an empty list) leaves the dimension open.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    queries : ndarray of shape (nq, dim), float32
+    absmax : float
+    single : bool
+        Whether `Q` was one query, so that results lose their first axis.
+    """
+    array = _real_array(Q, name)
+    single = array.ndim == 1 and array.size > 0
+    if single:
+        if dim and array.size != dim:
+            raise InvalidValueError(f"{name}: expected shape (nq, {dim}) or ({dim},), received {_describe(array)}")
+        array = array[np.newaxis]
+    queries, absmax = _finite_matrix(array, name, dim or None)
+    return queries, absmax, single
+
+
+def as_filter(allowed: npt.ArrayLike, n: int, name: str = "filter") -> Subset:
+    """Coerce a mask or a set of allowed ids.
+
+    Parameters
+    ----------
+    allowed : array-like of bool, shape (n,), or of int, shape (any,)
+        Mask over ids, or the allowed ids in [0, n) in any order, repeats included.
+    n : int
+        Number of points.
+
+    Returns
+    -------
+    Subset
+        Of ids, in O(len(allowed)), where they are few; of a C-contiguous mask (`allowed` itself if it is one) else.
+
+    Raises
+    ------
+    InvalidTypeError
+        dtype is neither bool nor integer.
+    InvalidValueError
+        More than one axis, a mask of another length, or an id out of range.
+    """
+    array = _asarray(allowed, name)
+    expected = f"{name}: expected a bool mask of shape ({n},) or a 1-D integer array of ids"
+    if array.ndim != 1:
+        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+    if array.dtype == np.bool_:
+        if array.size != n:
+            raise InvalidValueError(f"{expected}, received {_describe(array)}")
+        return Subset(n, mask=np.ascontiguousarray(array))
+    if array.size == 0:  # `[]` arrives as float64
+        return Subset(n, ids=np.empty(0, np.int32))
+    if array.dtype.kind not in "iu":
+        raise InvalidTypeError(f"{expected}, received {_describe(array)}")
+    ascending = bool((array[1:] > array[:-1]).all())
+    outside = (array < 0) | (array >= n) if not ascending or array[0] < 0 or array[-1] >= n else np.False_
+    if outside.any():
+        position = int(outside.argmax())
+        raise InvalidValueError(f"{expected} in [0, {n}), received id {array[position]} at position {position}")
+    if ascending:
+        return Subset(n, ids=array.astype(np.int32))
+    if array.size * _SORTED_PER_POINT < n:
+        return Subset(n, ids=np.unique(array).astype(np.int32))
+    mask = np.zeros(n, np.bool_)
+    mask[array] = True
+    return Subset(n, mask=mask)
+
+
+def check_count(value: Any, name: str) -> int:
+    """Return a count of at least 1."""
+    return _count(value, name, "an int >= 1")
+
+
+def check_k(k: Any) -> int:
+    """Return the number of neighbours `k`, at least 1."""
+    return check_count(k, "k")
+
+
+def check_budget(value: Any, total: int, name: str) -> int | None:
+    """Resolve a visiting budget to a count.
+
+    Parameters
+    ----------
+    value : int, float or None
+        A count of at least 1, a share in (0, 1] (floats), or None, which passes through.
+    total : int
+        What a share is a share of, and the most that is ever returned.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    count : int or None
+        Between 1 and ``max(total, 1)``.
+    """
+    expected = "an int >= 1 or a float share in (0, 1]"
+    if value is None:
+        return None
+    if _is_int(value):
+        return min(_count(value, name, expected), max(total, 1))
+    return max(math.ceil(_share(value, name, expected) * total), 1)
+
+
+def check_recall(recall: Any, name: str = "recall") -> float:
+    """Return a wanted recall, a number in (0, 1]."""
+    return _share(recall, name, "a number in (0, 1]")
+
+
+def check_count_or_auto(value: Any, name: str) -> int | None:
+    """Return a count of at least 1, or None for ``"auto"``."""
+    if isinstance(value, str) and value == "auto":
+        return None
+    return _count(value, name, "an int >= 1 or 'auto'")
+
+
+def check_num_threads(num_threads: Any) -> int:
+    """Return a number of threads.
+
+    Parameters
+    ----------
+    num_threads : int or None
+        None reads ``DCI_NUM_THREADS`` and without it takes the CPUs that this process may use.
+    """
+    expected = f"None or an int from 1 to {MAX_THREADS}"
+    name = "num_threads"
+    if num_threads is None:
+        from_environment = os.environ.get("DCI_NUM_THREADS", "").strip()
+        if not from_environment:
+            return min(_available_cpus(), MAX_THREADS)
+        name = "environment variable DCI_NUM_THREADS"
+        if not from_environment.isdecimal():
+            raise InvalidValueError(f"{name}: expected {expected}, received {from_environment!r}")
+        num_threads = int(from_environment)
+    count = _count(num_threads, name, expected)
+    if count > MAX_THREADS:
+        raise InvalidValueError(f"{name}: expected {expected}, received {count}")
+    return count
+
+
+def check_random_state(random_state: Any) -> np.random.Generator:
+    """Return a generator.
+
+    Parameters
+    ----------
+    random_state : None, int >= 0, numpy.random.Generator or numpy.random.RandomState
+        None takes entropy from the system; a generator is used as it is and so advances; from a
+        `RandomState`, a seed is drawn.
+    """
+    expected = "None, an int >= 0, a numpy.random.Generator or a numpy.random.RandomState"
+    if random_state is None:
+        return np.random.default_rng()
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    if isinstance(random_state, np.random.RandomState):
+        return np.random.default_rng(random_state.randint(0, 2**32, size=4, dtype=np.uint32))
+    return np.random.default_rng(_count(random_state, "random_state", expected, least=0))
+
+
+def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
+    """Return `value`, one of `choices`."""
+    expected = "one of " + ", ".join(repr(choice) for choice in choices)
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"{name}: expected {expected}, received {_describe(value)}")
+    if value not in choices:
+        raise InvalidValueError(f"{name}: expected {expected}, received {value!r}")
+    return value
+
+
+def check_metric(metric: Any) -> str:
+    """Return `metric`, one of ``"l2"``, ``"ip"`` and ``"cosine"``."""
+    return check_choice(metric, "metric", METRICS)
+
+
+def _asarray(value: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+    if isinstance(value, np.ma.MaskedArray):
+        # np.asarray would silently use what lies under the mask
+        raise InvalidTypeError(f"{name}: expected a plain array, received a masked array")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidValueError(
+            f"{name}: expected a rectangular array of numbers, received a "
+            f"{type(value).__name__} that NumPy cannot convert: {error}"
+        ) from error
+
+
+def _real_array(value: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
+    array = _asarray(value, name)
+    if array.dtype.kind not in "biuf":
+        origin = "" if isinstance(value, np.ndarray) else f" from a {type(value).__name__}"
+        raise InvalidTypeError(
+            f"{name}: expected real numbers (bool, integer or floating dtype), received {_describe(array)}{origin}"
+        )
+    return array
+
+
+def _finite_matrix(array: npt.NDArray[Any], name: str, dim: int | None) -> tuple[FloatArray, float]:
+    if array.ndim == 1 and array.size == 0:
+        array = array.reshape(0, dim or 0)
+    columns = "d" if dim is None else dim
+    expected = f"{name}: expected a 2-D array of shape (n, {columns})"
+    if array.ndim != 2:
+        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+    if dim is not None and array.shape[1] != dim:
+        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+    if array.shape[0] > 0 and array.shape[1] == 0:
+        raise InvalidValueError(f"{expected} with d >= 1, received {_describe(array)}")
+
+    with np.errstate(over="ignore"):  # overflow becomes infinity, reported below with its row
+        points = np.require(array, dtype=np.float32, requirements=["C", "A"])
+    if points.size == 0:
+        return points, 0.0
+    bad_row, absmax = survey(points)
+    if bad_row >= 0:
+        _raise_not_finite(array[bad_row], bad_row, name)
+    return points, absmax
+
+
+def _raise_not_finite(row: npt.NDArray[Any], index: int, name: str) -> None:
+    if np.isfinite(row).all():
+        raise InvalidValueError(
+            f"{name}: expected magnitudes within the float32 range (about 3.4e38), received "
+            f"{row[np.abs(row).argmax()]} in row {index}"
+        )
+    column = int((~np.isfinite(row)).argmax())
+    raise InvalidValueError(f"{name}: expected finite values, received {row[column]} in row {index}, column {column}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_real(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, numbers.Real)
+
+
+def _count(value: Any, name: str, expected: str, least: int = 1) -> int:
+    if not _is_int(value):
+        raise InvalidTypeError(f"{name}: expected {expected}, received {_describe(value)}")
+    if value < least:
+        raise InvalidValueError(f"{name}: expected {expected}, received {value}")
+    return int(value)
+
+
+def _share(value: Any, name: str, expected: str) -> float:
+    if not _is_real(value):
+        raise InvalidTypeError(f"{name}: expected {expected}, received {_describe(value)}")
+    if not 0 < value <= 1:  # NaN fails this too
+        raise InvalidValueError(f"{name}: expected {expected}, received {value}")
+    return float(value)
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _describe(value: Any) -> str:
+    """Name a received value: an array by shape and dtype, anything else by type and repr."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    text = repr(value)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return f"{type(value).__name__} {text}"

@@ -1,0 +1,1 @@
+"""Answers to queries: dispatch, ranked search, exact search."""

@@ -1,0 +1,282 @@
+"""The ranked index: projected points in cells, searched in batches."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .._geometry.kmeans import center_panels, k_means, nearest_of
+from .._geometry.metric import Embedding
+from .._native import cell_search as native_cell_search
+from .._native.cells import Cells
+from .._native.kernels import Reservoirs
+from .._native.rescore import METRICS, rescore
+from .._native.rows import Rows, pack, pack_short, panels_of, project
+from .._runtime.threads import Work, blocks, even_blocks
+from .._runtime.types import FloatArray, IdArray
+from .exact import block_rows
+
+LANES = 16
+MOST_CELLS = (1 << 27) - 1  # each wastes up to 15 positions, of which there are 2^32
+_BLOCK = 4096  # points that are projected together
+_BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second
+_SAMPLE_PER_CELL = 16
+_STRAY = 6.0  # times the mean squared distance to the own centre
+_MAX_STRAYS = 0.01  # of all points
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a structure ranks.
+
+    Attributes
+    ----------
+    for_points, for_queries : (width, L * m) float32
+        Directions of each composite index, one after the other.
+    directions : {"random", "principal", "query", "array"}
+    n_composite : L
+    n_simple : m
+    ranking : {"max", "sum"}
+    n_cells : int
+        Cells that points belong to; 0 for the flat algorithm.
+    quantized : bool
+        Coordinates are kept in 16 bits: half of the memory, which is what a single query waits for.
+    """
+
+    for_points: FloatArray
+    for_queries: FloatArray
+    directions: str
+    n_composite: int
+    n_simple: int
+    ranking: str
+    n_cells: int
+    quantized: bool = False
+
+
+class Ranker:
+    """Projected points in cells.
+
+    Memory of a point: L * m numbers, of 16 bits if quantized, else of 32, and 2 L + 1 floats.
+    Time to build: n * L * m * (2 * width + n_cells) products.
+    """
+
+    def __init__(self, embedding: Embedding, plan: Plan, rng: np.random.Generator, work: Work) -> None:
+        self.embedding = embedding
+        self.plan = plan
+        self._point_panels = panels_of(plan.for_points.T)
+        self._query_panels = panels_of(plan.for_queries.T)
+        self._no_bias = np.zeros(self._point_panels.shape[0] * LANES, np.float32)
+        centers = self._choose_centers(rng, work)
+        cell_of, gap = self._assign(centers, work)
+        self.cells = self._fill(cell_of, gap, centers, work)
+
+    def project_points(self, ids: IdArray) -> FloatArray:
+        """Coordinates of points, (len(ids), M rounded up to 16)."""
+        return self._project(self.embedding.points, ids, self._point_panels)
+
+    def project_queries(self, rows: Rows, start: int, stop: int) -> FloatArray:
+        """Coordinates of queries start:stop, (stop - start, M rounded up to 16)."""
+        return self._project(rows, np.arange(start, stop, dtype=np.int32), self._query_panels)
+
+    def _project(self, rows: Rows, ids: IdArray, panels: FloatArray) -> FloatArray:
+        out = np.empty((len(ids), panels.shape[0] * LANES), np.float32)
+        project(rows, ids, panels, self._no_bias, out)
+        return out
+
+    def _choose_centers(self, rng: np.random.Generator, work: Work) -> FloatArray:
+        """Centres by a few rounds of k-means on a sample, in the projection, (n_cells, M)."""
+        n, n_cells = self.embedding.points.size, self.plan.n_cells
+        size = min(n, _SAMPLE_PER_CELL * n_cells)
+        ids = rng.choice(n, size, replace=False).astype(np.int32)
+        sample = self.project_points(ids)
+        width = self.plan.for_points.shape[1]
+        return k_means(sample[:, :width], n_cells, work)
+
+    def _assign(self, centers: FloatArray, work: Work) -> tuple[IdArray, FloatArray]:
+        """Find the nearest centre of every point and the squared distance to it."""
+        n = self.embedding.points.size
+        cell_of = np.zeros(n, np.int32)
+        gap = np.zeros(n, np.float32)
+        if len(centers) == 0:
+            work.tick(n)
+            return cell_of, gap
+        nearest = nearest_of(centers, work)
+
+        def assign(block: tuple[int, int]) -> None:
+            start, stop = block
+            coordinates = self.project_points(np.arange(start, stop, dtype=np.int32))
+            nearest(coordinates, cell_of[start:stop], gap[start:stop])
+            work.tick(stop - start)
+
+        work.run(assign, blocks(n, _BLOCK))
+        return cell_of, gap
+
+    def _fill(self, cell_of: IdArray, gap: FloatArray, centers: FloatArray, work: Work) -> Cells:
+        """Copy every point's coordinates to where its cell keeps them."""
+        plan = self.plan
+        n_centers = len(centers)
+        if n_centers:
+            strays = _strays(gap)
+            cell_of[strays] = n_centers
+        n_cells = n_centers + 1  # the last one is opened by every query
+        kind = np.uint16 if n_cells < 1 << 16 else np.int32  # 16 bits are sorted by radix
+        order = np.argsort(cell_of.astype(kind), kind="stable").astype(np.int32)
+        sizes = np.bincount(cell_of, minlength=n_cells)
+        first_panel, position = lay_out(sizes)
+        total = int(first_panel[-1])
+        ids = np.full(total * LANES, -1, np.int32)
+        ids[position] = order
+        m = plan.n_simple
+        shape = plan.n_composite, total, m, LANES
+        coordinates = np.empty(shape, np.int16 if plan.quantized else np.float32)
+        bias = np.empty((plan.n_composite, total * LANES), np.float32)
+        steps = np.empty_like(bias) if plan.quantized else None
+
+        def fill(block: tuple[int, int]) -> None:
+            start, stop = block
+            lanes = slice(start * LANES, stop * LANES)
+            here = ids[lanes]
+            rows = self.project_points(here)
+            for composite in range(plan.n_composite):
+                first, last = composite * m, (composite + 1) * m
+                panels, norms = coordinates[composite, start:stop], bias[composite, lanes]
+                if steps is not None:
+                    pack_short(rows, first, last, panels, steps[composite, lanes], norms)
+                else:
+                    pack(rows, first, last, panels)
+                    np.einsum("ij,ij->i", rows[:, first:last], rows[:, first:last], out=norms)
+                if self.embedding.product:
+                    norms[:] = 0.0
+                norms[here < 0] = np.inf
+                if plan.ranking == "max":
+                    mark_empty(coordinates[composite, start:stop], here)
+            work.tick(int(np.count_nonzero(here >= 0)))
+
+        work.run(fill, blocks(total, _BLOCK // LANES))
+        return Cells(
+            coordinates, bias, ids, first_panel.astype(np.int32), sizes.astype(np.int32),
+            *center_panels(centers, self.embedding.product), n_centers, steps,
+        )  # fmt: skip
+
+    def search(
+        self,
+        X: FloatArray,
+        Q: FloatArray,
+        q_absmax: float,
+        k: int,
+        visits: int,
+        candidates: int,
+        work: Work,
+        allowed: np.ndarray | None = None,
+        exclude: IdArray | None = None,
+    ) -> tuple[FloatArray, np.ndarray]:
+        """Find the k nearest among the best `candidates` of each composite index.
+
+        `allowed` : (n,) bool, optional
+            Points that may be answers; only they count as visits.
+        """
+        distances = np.empty((len(Q), k), np.float32)
+        indices = np.empty((len(Q), k), np.int64)
+        rows = self.embedding.queries(Q, q_absmax)
+        metric = METRICS.index(self.embedding.metric)
+        n_composite = self.plan.n_composite
+        lanes, sizes = (
+            (None, None) if allowed is None else native_cell_search.allowed_lanes(self.cells, allowed.view(np.uint8))
+        )
+        keep = min(candidates, len(X))
+
+        width = n_composite * self.plan.n_simple
+        most = block_rows(keep, width, n_composite)
+        parts = even_blocks(len(Q), min(most, _BLOCK_PRODUCTS // (visits * width) + 1), work.num_threads)
+        size = max((stop - start for start, stop in parts), default=0)
+        spare: list[Reservoirs] = []  # used again and again: new memory is paid for page by page
+
+        def answer(block: tuple[int, int]) -> None:
+            start, stop = block
+            try:
+                reservoirs = spare.pop()
+            except IndexError:
+                reservoirs = Reservoirs(n_composite * size, keep)
+            self.rank(rows, start, stop, visits, reservoirs, lanes, sizes)
+            work.tick()
+            rescore(
+                X, Q[start:stop], reservoirs, n_composite, self.cells.arrays[2],
+                None if exclude is None else exclude[start:stop],
+                metric, self.embedding.absmax, distances[start:stop], indices[start:stop],
+            )  # fmt: skip
+            spare.append(reservoirs)
+            work.tick(stop - start)
+
+        work.run(answer, parts)
+        return distances, indices
+
+    def rank(
+        self,
+        rows: Rows,
+        start: int,
+        stop: int,
+        visits: int,
+        reservoirs: Reservoirs,
+        allowed: np.ndarray | None = None,
+        sizes: IdArray | None = None,
+    ) -> None:
+        """Put candidates of queries start:stop, as positions in the cells, into L * (stop - start) reservoirs."""
+        use_max = self.plan.ranking == "max"
+        coordinates = self.project_queries(rows, start, stop)
+        if not use_max:
+            coordinates *= np.float32(-2.0)
+        reservoirs.clear(self.plan.n_composite * (stop - start))
+        native_cell_search.search(self.cells, coordinates, visits, use_max, reservoirs, allowed, sizes)
+
+    def candidates(self, rows: Rows, i: int, visits: int, keep: int, limited: bool) -> list[np.ndarray]:
+        """Candidates of one query by composite index, ids in the order of their ranks.
+
+        `limited`: with one level, only points that all m sorted lists have reached within `visits`
+        entries of the composite index, as in the papers.
+        """
+        ids = self.cells.arrays[2]
+        if not limited:
+            reservoirs = Reservoirs(self.plan.n_composite, keep)
+            self.rank(rows, i, i + 1, visits, reservoirs)
+            places = native_cell_search.positions(reservoirs, keep)
+            return [ids[row[row >= 0]] for row in places]
+        m = self.plan.n_simple
+        query = self.project_queries(rows, i, i + 1)[0]
+        found = []
+        for composite in range(self.plan.n_composite):
+            panels = self.cells.arrays[0][composite]
+            points = panels.transpose(0, 2, 1).reshape(-1, m)[ids >= 0]
+            gaps = np.abs(points - query[composite * m : (composite + 1) * m])
+            last = np.partition(gaps.ravel(), visits - 1)[visits - 1]
+            score = gaps.max(1) if self.plan.ranking == "max" else np.square(gaps).sum(1)
+            score[gaps.max(1) > last] = np.inf
+            order = np.argsort(score, kind="stable")[:keep]
+            found.append(ids[ids >= 0][order[score[order] < np.inf]])
+        return found
+
+
+def lay_out(sizes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First panel of each cell and of the end, (cells + 1,), and the position of each point in order of cells, (n,).
+
+    Positions are kept as uint32, panels as int32: both suffice for 2^31 points in `MOST_CELLS` cells.
+    """
+    first_panel = np.concatenate([[0], np.cumsum(-(-sizes // LANES), dtype=np.int64)])
+    start_of = np.cumsum(sizes, dtype=np.int64) - sizes
+    return first_panel, np.arange(sizes.sum()) + np.repeat(first_panel[:-1] * LANES - start_of, sizes)
+
+
+def mark_empty(panels: FloatArray, ids: IdArray) -> None:
+    """Put the lanes without a point out of reach of ranking by max."""
+    panel, lane = np.divmod(np.flatnonzero(ids < 0), LANES)
+    panels[panel, :, lane] = np.inf
+
+
+def _strays(gap: FloatArray) -> np.ndarray:
+    """Points far from their cell's centre, which would stand for them badly."""
+    limit = _STRAY * gap.mean(dtype=np.float64)
+    strays = np.flatnonzero(gap > limit)
+    most = max(LANES, int(_MAX_STRAYS * len(gap)))  # one panel is scanned as a whole anyway
+    if len(strays) > most:
+        farthest = np.argsort(-gap[strays], kind="stable")[:most]
+        strays = strays[farthest]
+    return strays
