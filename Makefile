@@ -58,9 +58,11 @@ endef
 # The kernels in C, without Python: every instruction set against the serial one, on memory of the exact size.
 CHECK_KERNELS = tests/kernels/check_kernels.c build/$1/temp.*/dci/_native/csrc/*.o -lm -o build/$1/check_kernels
 
-KERNEL_TESTS := tests/dci/test_kernels.py tests/attention/test_kernels.py
-ENGINE_TESTS := tests/stress tests/dci/test_ranking.py::TestCandidates tests/dci/test_calibration.py::TestKnn \
-	$(addprefix tests/attention/,test_field.py test_order.py $(addprefix test_engine.py::Test,FullBudget TopK Pinned))
+KERNEL_TESTS := tests/dci/native/test_kernels.py tests/attention/native/test_kernels.py
+ENGINE_TESTS := tests/stress tests/dci/search/test_ranking.py::TestCandidates \
+	tests/dci/tuning/test_calibration.py::TestKnn \
+	$(addprefix tests/attention/native/,test_field.py test_order.py) \
+	$(addprefix tests/attention/core/test_,tolerance.py::TestFullBudget top_k.py causality.py::TestPinned)
 OTHER_PYTEST = $(DEV)/pytest --capture=sys -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS)
 
 SANITIZERS := address,undefined
@@ -107,8 +109,9 @@ oldest: $(OLDEST)/.installed  ## what stands on other libraries, with the oldest
 	$(CC) -O1 $(call CHECK_KERNELS,oldest)
 	build/oldest/check_kernels
 	PYTHONPATH=$(call LIB,oldest) $(OLDEST)/pytest -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) $(KERNEL_TESTS) \
-		tests/dci/test_sklearn.py \
-		$(addprefix tests/attention/test_,huggingface.py cache.py refused.py inference_mode.py)
+		tests/dci/api/test_sklearn.py \
+		tests/attention/integrations/test_huggingface.py tests/attention/test_inference_mode.py \
+		$(addprefix tests/attention/decoding/test_,cache.py refused.py)
 
 bench: build  ## every comparison once, on little data: does it run?
 	$(DEV)/python -m pytest comparisons --benchmark-only --smoke $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""`dci_attention`, the twin of ``torch.nn.functional.scaled_dot_product_attention``."""
+"""`dci_attention`, the drop-in counterpart of ``torch.nn.functional.scaled_dot_product_attention``."""
 
 import math
 import time
@@ -16,6 +16,7 @@ from .report import HeadReport, Report
 
 _DEFAULTS = AttentionOptions()
 # Up to so many query-key pairs, PyTorch is called at once: even its paths that keep every score are small then.
+# `python -m comparisons run --suite attention_length` has the time of small calls.
 _SMALL = 1 << 22
 
 
@@ -144,11 +145,18 @@ def dci_attention(
     options = options or _DEFAULTS
     begin = time.perf_counter() if return_report else 0.0
     with torch._C.DisableTorchFunction():  # or `use` around this call would take its exact parts
-        out, reports = _attend(query, key, value, attn_mask, is_causal, scale, enable_gqa, options, return_report)
+        reason = _why_at_once(query, key, value, attn_mask, is_causal, scale, enable_gqa, options)
+        if not reason:
+            out, reports = batching.attend_batch(query, key, value, attn_mask, is_causal, scale, enable_gqa, options)
+        else:
+            out = F.scaled_dot_product_attention(
+                query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+            reports = _reports_at_once(query, key, value, is_causal, reason, begin) if return_report else ()
     return (out, Report(reports, time.perf_counter() - begin)) if return_report else out
 
 
-def _attend(
+def _why_at_once(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -157,9 +165,8 @@ def _attend(
     scale: float | None,
     enable_gqa: bool,
     options: AttentionOptions,
-    reported: bool,
-) -> tuple[Tensor, tuple[HeadReport, ...]]:
-    """Call PyTorch at once where there is little to do, and where it does what is asked for."""
+) -> str:
+    """Return why to call PyTorch at once, or "": where there is little to do, and where it does what is asked for."""
     length, n_keys = query.shape[-2], key.shape[-2]
     # PyTorch's shapes are wrong where empty tensors broadcast, and its masks where the scale is not positive.
     if (
@@ -170,20 +177,19 @@ def _attend(
         and value.numel()
     ):
         group = query.shape[-3] // key.shape[-3] if enable_gqa else 1
-        reason = why_exact(1, group * length, n_keys, n_keys, query.shape[-1], query.dtype, options)
-        if reason:
-            begin = time.perf_counter()
-            out = F.scaled_dot_product_attention(
-                query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
-            )
-            if not reported:
-                return out, ()
-            corner = min(length, n_keys)  # above it, causal queries see fewer keys than the last one does
-            seen = n_keys - is_causal * (corner * (n_keys - (corner + 1) / 2) / length)
-            n_heads = math.prod(torch.broadcast_shapes(key.shape[:-2], value.shape[:-2]))
-            seconds = (time.perf_counter() - begin) / n_heads
-            return out, (HeadReport("exact", seen, 1.0, 0.0, seconds, reason),) * n_heads
-    return batching.attend(query, key, value, attn_mask, is_causal, scale, enable_gqa, options)
+        return why_exact(1, group * length, n_keys, n_keys, query.shape[-1], query.dtype, options)
+    return ""
+
+
+def _reports_at_once(
+    query: Tensor, key: Tensor, value: Tensor, is_causal: bool, reason: str, begin: float
+) -> tuple[HeadReport, ...]:
+    length, n_keys = query.shape[-2], key.shape[-2]
+    corner = min(length, n_keys)  # above it, causal queries see fewer keys than the last one does
+    seen = n_keys - is_causal * (corner * (n_keys - (corner + 1) / 2) / length)
+    n_heads: int = math.prod(torch.broadcast_shapes(key.shape[:-2], value.shape[:-2]))
+    seconds = (time.perf_counter() - begin) / n_heads
+    return (HeadReport("exact", seen, 1.0, 0.0, seconds, reason),) * n_heads
 
 
 def _autocast(*tensors: Tensor | None) -> list[Any]:

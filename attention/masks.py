@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-# Models mask with the lowest finite number as well as with -inf; either leaves a weight of zero beside a visible key.
-# (Not float16's lowest: scores of float16 queries and keys can be beyond it.)
-_LOWEST = -3e38
+# Mask values: models hide keys by the lowest finite number as well as by -inf; either leaves a weight of zero beside a
+# visible key. (Not float16's lowest: scores of float16 queries and keys can be beyond it.)
+_LOWEST_MASK_VALUE = -3e38
 _BLOCK_BYTES = 1 << 20  # of a mask at once: in cache, for the few passes over it
 
 Bools = npt.NDArray[np.bool_]
@@ -160,7 +160,7 @@ def _shown(block: Tensor) -> Bools | None:
     if block.dtype == torch.bool:
         return block.numpy()
     shown = block == 0
-    hidden = block <= (_LOWEST if block.dtype != torch.float16 else -torch.inf)
+    hidden = block <= (_LOWEST_MASK_VALUE if block.dtype != torch.float16 else -torch.inf)
     if not bool((shown ^ hidden).all()):
         return None
     blind = ~shown.any(dim=-1)

@@ -6,10 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ._core.multi_head import multi_head_attention
 from ._core.validation import check_settings
 from .errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from .functional import dci_attention
-from .integrations.multi_head import multi_head_attention
 from .options import AttentionOptions
 
 

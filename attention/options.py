@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from .errors import InvalidTypeError, InvalidValueError
 
+FAR_FIELDS = ("auto", "none", "mean", "covariance")
 EMBEDDINGS = ("auto", "query", "random")
 MAX_THREADS = 1024
 
@@ -25,22 +26,26 @@ class AttentionOptions:
         err more.
     top_k : int, optional
         Attend to this many keys of each query and to no others: the IceFormer of Mao, Ester & Li 2024. Goes with
-        ``far_field=False``, which it implies, and not with `near`. Where exact attention runs for another reason
+        ``far_field="none"``, which it implies, and not with `near`. Where exact attention runs for another reason
         (a mask without structure, a sliding window), it attends to all visible keys, and the report says so.
     near : int or float, optional
-        Size of a query's near field, the keys that are attended to exactly: a count of at least 1, or a share in
-        (0, 1] of the visible keys. None sets it from the tolerance.
-    far_field : {"auto", 0, 2, False}
-        Order of the estimate for the keys outside of the near field: 0 takes a cell's count, mean key and mean
-        value, 2 also the covariances inside the cell; False leaves these keys out.
+        Size of a query's near field, the keys that are attended to exactly. An int is a count of keys, at least 1; a
+        float is a share of the visible keys, in (0, 1]: 1 is one key, 1.0 all of them. None sets the size from the
+        tolerance.
+    far_field : {"auto", "none", "mean", "covariance"}
+        How the keys outside of the near field are estimated: "mean" takes a cell's count, mean key and mean value,
+        "covariance" also the covariances inside the cell, "none" leaves these keys out. "auto" is "covariance", or
+        "none" with `top_k`.
     exact_below : int, optional
-        With fewer keys than this, exact attention runs. None means the measured crossover: 4,096 keys that a query
-        sees with nine heads, 8,192 with three, 16,384 with one, if there are as many queries.
+        With fewer keys than this, exact attention runs; counted are the keys that a query sees, on average (half of
+        them, with as many causal queries). None means the measured crossover: 4,096 keys with nine heads, 8,192 with
+        three, 16,384 with one, if there are as many queries. Fewer queries than this, or than 2,048, are exact
+        as well.
     directions : int or "auto"
         m, the number of projected coordinates.
     embedding : {"auto", "query", "random"}
         What keys are ranked by: "query" projects on directions made for the queries, "random" projects the
-        published T_K and T_Q on random directions. "auto" means "query".
+        published T_K and T_Q on random directions. "auto" is "query".
     sink : int
         So many of the first keys always belong to the near field.
     window : int
@@ -68,13 +73,13 @@ class AttentionOptions:
     >>> AttentionOptions(tolerance=0.1, sink=4).tolerance
     0.1
     >>> AttentionOptions(top_k=32).far_field
-    False
+    'none'
     """
 
     tolerance: float = 0.05
     top_k: int | None = None
     near: int | float | None = None
-    far_field: Literal["auto", 0, 2, False] = "auto"
+    far_field: Literal["auto", "none", "mean", "covariance"] = "auto"
     exact_below: int | None = None
     directions: int | Literal["auto"] = "auto"
     embedding: Literal["auto", "query", "random"] = "auto"
@@ -101,7 +106,7 @@ class AttentionOptions:
             "far_field": _far_field(self.far_field, self.top_k),
             "exact_below": _count(self.exact_below, "exact_below", "None or an int >= 0", least=0, none=True),
             "directions": _directions(self.directions),
-            "embedding": _embedding(self.embedding),
+            "embedding": _one_of(self.embedding, "embedding", EMBEDDINGS),
             "sink": _count(self.sink, "sink", "an int >= 0", least=0),
             "window": _count(self.window, "window", "an int >= 0", least=0),
             "random_state": _count(self.random_state, "random_state", "an int >= 0", least=0),
@@ -121,7 +126,7 @@ class AttentionOptions:
         """The options as JSON, as an argument of the operator "dci::attention"."""
         return self._text
 
-    # By text, which tells far_field=False from far_field=0.
+    # By text, which tells near=1, one key, from near=1.0, all of them.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AttentionOptions) and self._text == other._text
 
@@ -181,17 +186,18 @@ def _near(value: Any) -> int | float | None:
     return float(value)
 
 
-def _far_field(value: Any, top_k: object) -> str | int | bool:
-    expected = "'auto', 0, 2 or False"
-    if value is not False and value != "auto":
-        if not _is_int(value):
-            raise InvalidTypeError(f"far_field: expected {expected}, {_received(value)}")
-        if value not in (0, 2):
-            raise InvalidValueError(f"far_field: expected {expected}, received {value}")
-        if top_k is not None:
-            raise InvalidValueError(f"far_field: expected False together with top_k={top_k}, received {value}")
-        return int(value)
-    return False if top_k is not None else value
+def _far_field(value: Any, top_k: object) -> str:
+    if _is_int(value) or isinstance(value, bool):
+        # What earlier versions took.
+        now = {"False": "none", "0": "mean", "2": "covariance"}.get(str(value))
+        instead = f" (now called {now!r})" if now else ""
+        raise InvalidTypeError(f"far_field: expected {_listed(FAR_FIELDS)}, {_received(value)}{instead}")
+    far_field = _one_of(value, "far_field", FAR_FIELDS)
+    if top_k is None:
+        return far_field
+    if far_field not in ("auto", "none"):
+        raise InvalidValueError(f"far_field: expected 'none' together with top_k={top_k}, received {far_field!r}")
+    return "none"
 
 
 def _directions(value: Any) -> int | str | None:
@@ -200,12 +206,15 @@ def _directions(value: Any) -> int | str | None:
     return _count(value, "directions", "'auto' or an int >= 1")
 
 
-def _embedding(value: Any) -> str:
-    expected = "one of " + ", ".join(map(repr, EMBEDDINGS))
+def _listed(names: tuple[str, ...]) -> str:
+    return "one of " + ", ".join(map(repr, names))
+
+
+def _one_of(value: Any, name: str, names: tuple[str, ...]) -> str:
     if not isinstance(value, str):
-        raise InvalidTypeError(f"embedding: expected {expected}, {_received(value)}")
-    if value not in EMBEDDINGS:
-        raise InvalidValueError(f"embedding: expected {expected}, received {value!r}")
+        raise InvalidTypeError(f"{name}: expected {_listed(names)}, {_received(value)}")
+    if value not in names:
+        raise InvalidValueError(f"{name}: expected {_listed(names)}, received {value!r}")
     return value
 
 

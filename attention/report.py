@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-METHODS = ("exact", "banded", "near+far", "top-k")
-
 
 @dataclass(frozen=True)
 class HeadReport:
@@ -59,7 +57,7 @@ class Report:
     Examples
     --------
     >>> print(Report((HeadReport("exact", 12.0, 1.0, 0.0, 0.001, "few keys"),), 0.001))
-    1 head, 1.0 ms, worst error 0.0000
+    1 head, 1.0 ms, worst error about 0.0000
     head  method    keys touched   share   error   bound        ms  reason
        0  exact             12.0  1.0000  0.0000  0.0000       1.0  few keys
     """
@@ -75,7 +73,7 @@ class Report:
     def __str__(self) -> str:
         plural = "" if len(self.heads) == 1 else "s"
         lines = [
-            f"{len(self.heads)} head{plural}, {self.seconds * 1e3:.1f} ms, worst error {self.worst_error:.4f}",
+            f"{len(self.heads)} head{plural}, {self.seconds * 1e3:.1f} ms, worst error about {self.worst_error:.4f}",
             "head  method    keys touched   share   error   bound        ms  reason",
         ]
         for i, h in enumerate(self.heads):

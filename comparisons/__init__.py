@@ -2,9 +2,10 @@
 
 ::
 
-    __main__.py  python -m comparisons run | report | list | memory
+    __main__.py  python -m comparisons run | report | list | memory | calibrate-costs
     knn/         suites.py: the questions about the index, and the list of all; adapters.py: one class a rival;
-                 bench.py: timing, sweeps, rivals that take turns; test_*.py: pytest-benchmark suites
+                 bench.py: timing, sweeps, rivals that take turns; costs.py: the constants of the cost model, measured
+                 anew; test_*.py: pytest-benchmark suites
     attention/   the same for attention; truth.py: true errors against the bounds that are reported;
                  ranking.py: the attention mass that candidates hold; decoding.py: token after token
     data/        datasets.py: seeded, offline, checksummed; heads.py: queries, keys and values of a real encoder, from

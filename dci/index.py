@@ -1,38 +1,26 @@
 """The index."""
 
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ._api import validation as check
+from ._api.answers import IndexStats, Neighbors, Request
 from ._api.params import Params
 from ._runtime.blas import one_blas_thread
 from ._runtime.threads import Work
-from ._runtime.types import FloatArray
-from ._search.dispatch import is_flat, make_plan, search, total_visits
+from ._runtime.types import FloatArray, IndexArray
+from ._search.dispatch import answer
 from ._search.exact import ExactSearch
 from ._search.ranked import Ranker
-from ._tuning.build import Engine, build
+from ._tuning.build import build
+from ._tuning.engine import Engine
 from .errors import InvalidValueError, NotFittedError
 
 _LARGE = 20_000  # rows from which `verbose` shows a bar for queries
-
-
-class Neighbors(NamedTuple):
-    """Answer of a search.
-
-    Attributes
-    ----------
-    distances : (nq, k) or (k,) float32
-        Best first: Euclidean or cosine distances ascending, inner products descending; infinity
-        (minus infinity for inner products) where there are fewer than k points.
-    indices : (nq, k) or (k,) int64
-        Rows of the fitted array; -1 where there are fewer than k points.
-    """
-
-    distances: FloatArray
-    indices: npt.NDArray[np.int64]
+_STRUCTURE = ("metric", "directions", "ranking", "n_composite", "n_simple", "n_levels", "recall")
+_PARAMETERS = (*_STRUCTURE, "random_state", "num_threads", "verbose")
 
 
 class DCI:
@@ -44,7 +32,7 @@ class DCI:
 
     Parameters
     ----------
-    metric : {"l2", "ip", "cosine"}
+    metric : {"l2", "ip", "cosine"}, or {"euclidean", "inner_product"}
         Euclidean distance, inner product (largest first) or cosine distance (1 - cosine; a zero
         vector is at distance 1 of everything).
     directions : {"auto", "random", "principal", "query"} or (L * m, d) array
@@ -60,7 +48,7 @@ class DCI:
         1 ranks all points (the algorithm of 2017); with more, points belong to cells (about
         n^(1 - 1 / n_levels) of them), and the points of the best ranked cells are ranked.
     recall : float in (0, 1]
-        Share of the true k nearest neighbours to find; 1.0 is exact.
+        Share of the true k nearest neighbours to find; 1.0, or 1, is exact.
     random_state : int, numpy.random.Generator or None
         The same state gives the same answers, whatever the number of threads.
     num_threads : int or None
@@ -71,7 +59,7 @@ class DCI:
     Attributes
     ----------
     n_points, dim : int
-    stats_ : dict
+    stats_ : IndexStats
         What was chosen and measured while fitting.
 
     Notes
@@ -109,13 +97,55 @@ class DCI:
         num_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
-        self._params = Params.checked(metric, directions, ranking, n_composite, n_simple, n_levels, recall)
-        check.check_random_state(random_state)
-        check.check_num_threads(num_threads)
+        self.metric = metric
+        self.directions = directions
+        self.ranking = ranking
+        self.n_composite = n_composite
+        self.n_simple = n_simple
+        self.n_levels = n_levels
+        self.recall = recall
         self.random_state = random_state
         self.num_threads = num_threads
-        self.verbose = bool(verbose)
+        self.verbose = verbose
+        self._check_params(self.get_params())
         self._engine: Engine | None = None  # replaced as a whole: a call that has it sees no other
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the arguments of the constructor by name, as they were given.
+
+        Parameters
+        ----------
+        deep : bool
+            Without effect, since no parameter has parameters; scikit-learn passes it.
+        """
+        return {name: getattr(self, name) for name in _PARAMETERS}
+
+    def set_params(self, **params: Any) -> "DCI":
+        """Change arguments of the constructor.
+
+        What is fitted stays as it is until the next `fit`; `num_threads` and `verbose` count for queries at once.
+
+        Parameters
+        ----------
+        **params
+            Arguments of the constructor; others keep their values.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InvalidValueError, InvalidTypeError
+            A name is unknown or a value cannot be used; nothing is changed then.
+        """
+        unknown = sorted(set(params) - set(_PARAMETERS))
+        if unknown:
+            raise InvalidValueError(f"set_params: expected names among {_PARAMETERS}, received {unknown}")
+        self._check_params(self.get_params() | params)
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
 
     def fit(self, X: npt.ArrayLike, queries: npt.ArrayLike | None = None) -> "DCI":
         """Index the rows of X.
@@ -136,26 +166,28 @@ class DCI:
         InvalidValueError, InvalidTypeError
             X or `queries` has the wrong shape or dtype, or holds NaN or infinity.
         """
+        params = self._check_params(self.get_params())
         points, absmax = check.as_points(X, "X")
         if len(points) >= 2**31:
-            raise InvalidValueError(f"X: expected fewer than 2^31 rows, got {len(points)}")
+            raise InvalidValueError(f"X: expected fewer than 2^31 rows, received {len(points)}")
         sample = None
         if queries is not None:
             sample = check.as_points(queries, "queries", dim=points.shape[1])
-        elif isinstance(self._params.directions, str) and self._params.directions == "query":
+        elif isinstance(params.directions, str) and params.directions == "query":
             raise InvalidValueError(
-                'directions="query": expected fit(X, queries=...) with a sample of queries, got none'
+                'directions="query": expected fit(X, queries=...) with a sample of queries, received none'
             )
         if sample is not None and len(sample[0]) == 0:
-            raise InvalidValueError(f"queries: expected at least one row, got {sample[0].shape}")
-        self._check_directions(points)
+            raise InvalidValueError(f"queries: expected at least one row, received {sample[0].shape}")
+        _check_directions(params.directions, points)
         rng = check.check_random_state(self.random_state)
         threads = check.check_num_threads(self.num_threads)
         # Points pass twice: when they are assigned to cells and when they are copied there.
         with one_blas_thread(), Work(threads, 2 * len(points), "fit", "points", self.verbose) as work:
-            engine = build(points, absmax, sample, self._params, rng, work)
+            engine = build(points, absmax, sample, params, rng, work)
             work.finish()
-        engine.stats = self._stats(engine)
+        with Work(1) as work:
+            engine.stats = engine.describe(work)
         self._engine = engine
         return self
 
@@ -178,14 +210,15 @@ class DCI:
         k : int
         max_candidates : int or float, optional
             k0 of the papers: how many of the best ranked points of each composite index are compared
-            in full; a count or a share of the points in (0, 1].
+            in full; a count (int) or a share of the points in (0, 1] (float): 1 is one point, 1.0 all.
         max_visits : int or float, optional
             k1 of the papers.  With one level, entries visited in the sorted lists of each composite
-            index; with more, points ranked (cells are opened, best first, until they hold so many).
+            index; with more, points ranked (cells are opened, best first, until they hold so many).  A
+            count (int) or a share of all entries or points (float): 1 is one of them, 1.0 all.
         recall : float, optional
-            Another recall than the index was fitted for.  Not together with explicit budgets.  What no
-            calibration covers yet (a k beyond 64, a far higher recall) is answered exactly by a call
-            too small to repay one.
+            Another recall than the index was fitted for, in (0, 1]; 1.0, or 1, is exact.  Not together
+            with explicit budgets.  What no calibration covers yet (a k beyond 64, a far higher recall) is
+            answered exactly by a call too small to repay one.
         filter : (n,) bool or (a,) int, optional
             The points that are allowed as answers: a mask, or their indices.  Few of them are searched
             exactly, in O(a) time and memory where indices are given.
@@ -208,19 +241,19 @@ class DCI:
         queries, absmax, single = check.as_queries(Q, dim, "Q")
         k = check.check_k(k)
         candidates = check.check_budget(max_candidates, n, "max_candidates")
-        visits = check.check_budget(max_visits, total_visits(engine), "max_visits")
+        visits = check.check_budget(max_visits, engine.total_visits, "max_visits")
         if recall is not None and (candidates is not None or visits is not None):
-            raise InvalidValueError("query: expected either recall or max_candidates / max_visits, got both")
-        wanted = self._params.recall if recall is None else check.check_recall(recall)
+            raise InvalidValueError("query: expected either recall or max_candidates / max_visits, received both")
+        wanted = engine.params.recall if recall is None else check.check_recall(recall)
         threads = check.check_num_threads(self.num_threads if num_threads is None else num_threads)
         allowed = None if filter is None else check.as_filter(filter, n, "filter")
         if allowed is not None and allowed.count == n:
             allowed = None
-        show = self.verbose and len(queries) >= _LARGE
+        request = Request(queries, absmax, k, wanted, visits, candidates, allowed)
+        show = bool(self.verbose) and len(queries) >= _LARGE
         with Work(threads, len(queries), "query", "queries", show) as work:
-            plan = make_plan(engine, k, wanted, candidates, visits, absmax, len(queries), work, allowed)
-            found = search(engine, queries, absmax, k, plan, work, allowed)
-        return Neighbors(*(part[0] for part in found)) if single else Neighbors(*found)
+            found = answer(engine, request, work)
+        return _first(found) if single else found
 
     @property
     def n_points(self) -> int:
@@ -233,7 +266,7 @@ class DCI:
         return self._shape()[1]
 
     @property
-    def stats_(self) -> dict[str, Any]:
+    def stats_(self) -> IndexStats:
         """What was chosen and measured while fitting."""
         return self._fitted("stats_").stats
 
@@ -243,15 +276,16 @@ class DCI:
     def __repr__(self) -> str:
         engine = self._engine
         n, dim = (0, 0) if engine is None else engine.X.shape
-        method = "not fitted" if engine is None else engine.stats["method"]
-        return f"<DCI {self._params.metric}, {n} x {dim}, {method}>"
+        metric = check.check_metric(self.metric) if engine is None else engine.params.metric
+        method = "not fitted" if engine is None else engine.stats.method
+        return f"<DCI {metric}, {n} x {dim}, {method}>"
 
-    def _check_directions(self, points: FloatArray) -> None:
-        array = self._params.directions
-        if isinstance(array, np.ndarray) and array.shape[1] != points.shape[1]:
-            raise InvalidValueError(
-                f"directions: expected rows of X's {points.shape[1]} coordinates, got shape {array.shape}"
-            )
+    @staticmethod
+    def _check_params(params: dict[str, Any]) -> Params:
+        checked = Params.checked(**{name: params[name] for name in _STRUCTURE})
+        check.check_random_state(params["random_state"])
+        check.check_num_threads(params["num_threads"])
+        return checked
 
     def _shape(self) -> tuple[int, int]:
         engine = self._engine
@@ -260,7 +294,7 @@ class DCI:
     def _fitted(self, what: str = "query") -> Engine:
         engine = self._engine
         if engine is None:
-            raise NotFittedError(f"{what}: expected a fitted index, got one before fit(X)")
+            raise NotFittedError(f"{what}: expected a fitted index, received one before fit(X)")
         return engine
 
     def _candidates(
@@ -268,45 +302,31 @@ class DCI:
         Q: npt.ArrayLike,
         max_candidates: int | float | None = None,
         max_visits: int | float | None = None,
-    ) -> list[list[npt.NDArray[np.int64]]]:
+    ) -> list[list[IndexArray]]:
         """Sorted ids of the candidates of each query by composite index (for tests)."""
         engine = self._fitted()
         ranker, n = cast(Ranker, engine.ranker), len(engine.X)
         queries, absmax, _ = check.as_queries(Q, engine.X.shape[1], "Q")
-        visits = check.check_budget(max_visits, total_visits(engine), "max_visits")
+        visits = check.check_budget(max_visits, engine.total_visits, "max_visits")
         keep = check.check_budget(max_candidates, n, "max_candidates") or n
         rows = ranker.embedding.queries(queries, absmax)
-        limited = is_flat(engine) and visits is not None
+        limited = engine.is_flat and visits is not None
         return [
             [np.sort(ids).astype(np.int64) for ids in found]
             for found in (ranker.candidates(rows, i, visits or n, keep, limited) for i in range(len(queries)))
         ]
 
-    def _stats(self, engine: Engine) -> dict[str, Any]:
-        n, dim = engine.X.shape
-        stats: dict[str, Any] = {"n_points": n, "dim": dim, "metric": self._params.metric}
-        if engine.ranker is None:
-            return stats | {"method": "exact", "reason": engine.reason}
-        plan = engine.ranker.plan
-        stats |= {
-            "method": "ranked",
-            "directions": plan.directions,
-            "ranking": plan.ranking,
-            "n_composite": plan.n_composite,
-            "n_simple": plan.n_simple,
-            "n_levels": 1 if plan.n_cells == 0 else self._params.n_levels or 2,
-            "n_cells": plan.n_cells,
-            "held_out": engine.held_out_size(),
-        }
-        with Work(1) as work:
-            budget = engine.budget(min(10, n - 1), self._params.recall, work)
-        if budget is not None:
-            stats |= {
-                "max_visits": budget.visits,
-                "max_candidates": budget.candidates,
-                "recall_at_10": budget.recall,
-            }
-        return stats
+
+def _first(found: Neighbors) -> Neighbors:
+    """Answer of the only query of a batch."""
+    return Neighbors(found.distances[0], found.indices[0])
+
+
+def _check_directions(directions: str | FloatArray, points: FloatArray) -> None:
+    if not isinstance(directions, str) and directions.shape[1] != points.shape[1]:
+        raise InvalidValueError(
+            f"directions: expected rows of X's {points.shape[1]} coordinates, received shape {directions.shape}"
+        )
 
 
 def knn(X: npt.ArrayLike, k: int = 10, **options: Any) -> Neighbors:
@@ -330,12 +350,10 @@ def knn(X: npt.ArrayLike, k: int = 10, **options: Any) -> Neighbors:
     engine = index._fitted()
     n = len(engine.X)
     threads = check.check_num_threads(index.num_threads)
-    with Work(threads, n, "query", "queries", index.verbose and n >= _LARGE) as work:
-        plan = make_plan(engine, k, index._params.recall, None, None, 0.0, n, work)
-        if plan is not None:
-            plan = plan[0] + 1, plan[1] + 1  # the point itself takes a place
-        own = np.arange(n, dtype=np.int32)
-        return Neighbors(*search(engine, engine.X, engine.exact.absmax, k, plan, work, exclude=own))
+    own = np.arange(n, dtype=np.int32)
+    request = Request(engine.X, engine.exact.absmax, k, engine.params.recall, exclude=own)
+    with Work(threads, n, "query", "queries", bool(index.verbose) and n >= _LARGE) as work:
+        return answer(engine, request, work)
 
 
 def exact(
@@ -352,7 +370,7 @@ def exact(
     X : (n, d) array of numbers
     Q : (nq, d) or (d,) array of numbers
     k : int
-    metric : {"l2", "ip", "cosine"}
+    metric : {"l2", "ip", "cosine"}, or {"euclidean", "inner_product"}
     num_threads : int, optional
 
     Returns
@@ -361,7 +379,7 @@ def exact(
 
     Notes
     -----
-    Scores are float32 in blocks; what their rounding leaves in doubt is settled in float64.
+    Scores are float32 in blocks; answers that fail the rounding-error check are computed in float64.
     O(nq * n * d) time, under 150 MB on top of the arguments.
 
     Examples
@@ -375,8 +393,5 @@ def exact(
     k = check.check_k(k)
     exact_search = ExactSearch(points, absmax, check.check_metric(metric))
     with Work(check.check_num_threads(num_threads)) as work:
-        found = exact_search.search(queries, q_absmax, k, work)
-    return Neighbors(*(part[0] for part in found)) if single else Neighbors(*found)
-
-
-__all__ = ["DCI", "Neighbors", "exact", "knn"]
+        found = Neighbors(*exact_search.search(queries, q_absmax, k, work))
+    return _first(found) if single else found

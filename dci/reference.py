@@ -23,10 +23,8 @@ from ._api.validation import (
     check_metric,
     check_random_state,
 )
+from ._runtime.types import DoubleArray, IndexArray
 from .errors import InvalidValueError, NotFittedError
-
-IdArray = npt.NDArray[np.int64]
-DoubleArray = npt.NDArray[np.float64]
 
 
 class PrioritizedDCI:
@@ -114,7 +112,7 @@ class PrioritizedDCI:
         q: npt.ArrayLike,
         max_candidates: int | float | None = None,
         max_visits: int | float | None = None,
-    ) -> list[IdArray]:
+    ) -> list[IndexArray]:
         """Visit points in order of priority (Algorithm 2 up to the re-ranking).
 
         Parameters
@@ -140,7 +138,7 @@ class PrioritizedDCI:
         k: int = 10,
         max_candidates: int | float | None = None,
         max_visits: int | float | None = None,
-    ) -> tuple[DoubleArray, IdArray]:
+    ) -> tuple[DoubleArray, IndexArray]:
         """Find the k candidates nearest to one query (Algorithm 2).
 
         Parameters
@@ -177,7 +175,7 @@ class PrioritizedDCI:
         query: DoubleArray,
         max_candidates: int | float | None,
         max_visits: int | float | None,
-    ) -> list[IdArray]:
+    ) -> list[IndexArray]:
         n, m = len(self.points_), self.n_simple
         k0 = check_budget(max_candidates, n, "max_candidates")
         k1 = check_budget(max_visits, n * m, "max_visits")
@@ -189,7 +187,7 @@ class PrioritizedDCI:
         composites = [range(first, first + m) for first in range(0, len(projected), m)]
         return [self._visit(lists, projected, k0, k1) for lists in composites]
 
-    def _visit(self, lists: range, projected: DoubleArray, k0: int, k1: int) -> IdArray:
+    def _visit(self, lists: range, projected: DoubleArray, k0: int, k1: int) -> IndexArray:
         """Candidates of the composite index made of simple indices `lists`."""
         walks = {j: self._walk(j, projected[j]) for j in lists}
         queue = [(*next(walk), j) for j, walk in walks.items()]
@@ -224,7 +222,7 @@ class PrioritizedDCI:
                 right += 1
 
 
-def exact_search(X: npt.ArrayLike, Q: npt.ArrayLike, k: int, metric: str = "l2") -> tuple[DoubleArray, IdArray]:
+def exact_search(X: npt.ArrayLike, Q: npt.ArrayLike, k: int, metric: str = "l2") -> tuple[DoubleArray, IndexArray]:
     """Find the k nearest points of every query by computing every distance.
 
     Parameters
@@ -235,7 +233,7 @@ def exact_search(X: npt.ArrayLike, Q: npt.ArrayLike, k: int, metric: str = "l2")
         Queries.
     k : int
         Neighbours a query.
-    metric : {"l2", "ip", "cosine"}
+    metric : {"l2", "ip", "cosine"}, or {"euclidean", "inner_product"}
         Euclidean distances ascending, inner products descending, or cosine distances (1 - cosine)
         ascending. Under cosine, a zero vector is at distance 1 from everything, itself included.
 
@@ -289,7 +287,7 @@ def _distances(points: DoubleArray, query: DoubleArray, metric: str) -> DoubleAr
     return cosine_distances
 
 
-def _nearest(keys: DoubleArray, ids: IdArray, k: int) -> tuple[DoubleArray, IdArray]:
+def _nearest(keys: DoubleArray, ids: IndexArray, k: int) -> tuple[DoubleArray, IndexArray]:
     """Return the k smallest keys and their ids, ties by id (`ids` ascends), padded by inf and -1."""
     order = np.argsort(keys, kind="stable")[:k]
     distances = np.full(k, np.inf)

@@ -17,11 +17,9 @@ except ImportError as error:
 
 from dci import DCI
 
-from ._api.validation import as_points, check_choice, check_count
+from ._api.validation import as_points, check_choice, check_count, check_metric
+from ._runtime.types import FloatArray, IndexArray
 from .errors import InvalidValueError
-
-FloatArray = npt.NDArray[np.float32]
-IdArray = npt.NDArray[np.int64]
 
 
 class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -37,10 +35,10 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     n_neighbors : int
         Neighbours of a point. In mode ``"distance"``, rows have one entry more, since a training
         point is its own first neighbour and estimators differ in whether they count it.
-    metric : {"l2", "cosine"}
+    metric : {"l2", "euclidean", "cosine"}
         Inner products are not distances; use `dci.DCI` for them.
     recall : float
-        Wanted share of true neighbours, in (0, 1]; 1.0 is exact.
+        Wanted share of true neighbours, in (0, 1]; 1.0, or 1, is exact.
     directions, ranking, n_composite, n_simple, n_levels, random_state, num_threads, verbose
         See `dci.DCI`.
 
@@ -110,7 +108,7 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self : DCITransformer
         """
         check_choice(self.mode, "mode", ("distance", "connectivity"))
-        check_choice(self.metric, "metric", ("l2", "cosine"))
+        check_choice(check_metric(self.metric), "metric", ("l2", "cosine"))
         check_count(self.n_neighbors, "n_neighbors")
         self._fit_X = as_points(validate_data(self, X))[0]
         self.index_ = DCI(
@@ -170,7 +168,7 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         X: npt.ArrayLike | None = None,
         n_neighbors: int | None = None,
         return_distance: Literal[True] = True,
-    ) -> tuple[FloatArray, IdArray]: ...
+    ) -> tuple[FloatArray, IndexArray]: ...
 
     @overload
     def kneighbors(
@@ -179,14 +177,14 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         n_neighbors: int | None = None,
         *,
         return_distance: Literal[False],
-    ) -> IdArray: ...
+    ) -> IndexArray: ...
 
     def kneighbors(
         self,
         X: npt.ArrayLike | None = None,
         n_neighbors: int | None = None,
         return_distance: bool = True,
-    ) -> tuple[FloatArray, IdArray] | IdArray:
+    ) -> tuple[FloatArray, IndexArray] | IndexArray:
         """Nearest training points.
 
         Parameters
@@ -230,7 +228,7 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     def _n_entries(self) -> int:
         return self.n_neighbors + (self.mode == "distance")
 
-    def _graph(self, distances: FloatArray, indices: IdArray) -> csr_matrix:
+    def _graph(self, distances: FloatArray, indices: IndexArray) -> csr_matrix:
         if self.mode == "connectivity":
             distances = np.ones_like(distances)
         n_rows, n_entries = indices.shape
@@ -243,12 +241,12 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return tags
 
 
-def _own_column(indices: IdArray) -> IdArray:
+def _own_column(indices: IndexArray) -> IndexArray:
     """Column of every row's own id in a set's neighbours with itself.
 
     The last column where a point is missing among its neighbours: it then has more duplicates than
     neighbours, and what stands there is as near as the point itself.
     """
     own = indices == np.arange(len(indices))[:, np.newaxis]
-    columns: IdArray = np.where(own.any(axis=1), own.argmax(axis=1), indices.shape[1] - 1)
+    columns: IndexArray = np.where(own.any(axis=1), own.argmax(axis=1), indices.shape[1] - 1)
     return columns

@@ -24,7 +24,7 @@ from .validation import lead_shape
 Index = tuple[int | slice, ...]
 
 
-def attend(
+def attend_batch(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -63,7 +63,9 @@ def attend(
     reports = np.empty(key.shape[:-2], dtype=object)
     for index, visible in parts:
         # With the ellipsis the cells are filled; without, a single one would hold an array.
-        reports[(*index, ...)] = _heads(query[index], key[index], value[index], target[index], visible, scale, options)
+        reports[(*index, ...)] = _attend_lead_axes(
+            query[index], key[index], value[index], target[index], visible, scale, options
+        )
     return out, tuple(reports.flat)
 
 
@@ -107,7 +109,7 @@ def _parts(
     return parts
 
 
-def _heads(
+def _attend_lead_axes(
     query: Tensor, key: Tensor, value: Tensor, out: Tensor, visible: Visible, scale: float, options: AttentionOptions
 ) -> npt.NDArray[np.object_]:
     """Attend for all leading axes that are left, into `out`; return reports of the shape of the keys' leading axes."""
@@ -118,12 +120,12 @@ def _heads(
     except RuntimeError:  # strides that no single axis has: one index at a time rather than a copy
         axis = next(axis for axis, n in enumerate(lead) if n > 1)
         slices = zip(*(x.unbind(axis) for x in (query, key, value, out)), strict=True)
-        return np.stack([_heads(q, k, v, o, visible, scale, options) for q, k, v, o in slices], axis)
+        return np.stack([_attend_lead_axes(q, k, v, o, visible, scale, options) for q, k, v, o in slices], axis)
     # First the axes along which keys differ, then those along which only queries do.
     order = sorted(range(len(lead)), key=lambda axis: lead[axis] != query.shape[axis])
     query, out = (x.permute(*order, -2, -1) for x in (query, out))
     flat_query = query.reshape(n_heads, math.prod(query.shape[:-2]) // n_heads, *query.shape[-2:])
-    result, reports = dispatch.attend(flat_query, flat_key, flat_value, visible, scale, options)
+    result, reports = dispatch.attend_visible(flat_query, flat_key, flat_value, visible, scale, options)
     out.copy_(result.view(out.shape))
     shaped = np.empty(n_heads, dtype=object)
     shaped[:] = reports

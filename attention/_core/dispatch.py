@@ -11,7 +11,8 @@ from ..options import AttentionOptions
 from ..report import HeadReport
 from . import exact, heads
 
-# Below either of these, exact attention is faster than planning an approximation of it.
+# Below either of these, exact attention is faster than planning an approximation of it. To measure anew, set both to 0
+# and run: python -m comparisons run --suite attention_length
 EXACT_BELOW = 4096  # keys that a query sees, on average
 FEW_QUERIES = 2048  # that share one head of keys
 
@@ -38,12 +39,12 @@ def why_exact(
     dtype : torch.dtype
     options : AttentionOptions
     """
-    least, few, counted = EXACT_BELOW, FEW_QUERIES, seen
-    if options.exact_below is not None:  # a bound that the user sets counts all keys
-        least, few, counted = options.exact_below, min(few, options.exact_below), n_keys
+    least, few = EXACT_BELOW, FEW_QUERIES
+    if options.exact_below is not None:
+        least, few = options.exact_below, min(few, options.exact_below)
     elif options.top_k is not None:  # not an approximation of attention to all keys: wanted at any length
         least, few = options.top_k + 1, 0
-    if counted < least:
+    if seen < least:
         return f"fewer than {least} keys"
     if n_queries < few:
         return f"fewer than {few} queries"
@@ -56,7 +57,7 @@ def why_exact(
     return ""
 
 
-def attend(
+def attend_visible(
     query: Tensor, key: Tensor, value: Tensor, visible: Visible, scale: float, options: AttentionOptions
 ) -> Result:
     """Attend to what is visible.
@@ -84,20 +85,22 @@ def attend(
     if visible.keys is not None:
         key, value = key[:, visible.keys], value[:, visible.keys]
     if visible.starts is None or visible.stops is None:
-        return _up_to(query, key, value, None, scale, options)
+        return _attend_up_to(query, key, value, None, scale, options)
     sees = visible.starts < visible.stops
     if sees.all():
-        return _intervals(query, key, value, visible.starts, visible.stops, scale, options)
+        return _attend_intervals(query, key, value, visible.starts, visible.stops, scale, options)
     out = value.new_zeros((*query.shape[:-1], value.shape[-1]))
     rows = sees.nonzero().squeeze(-1)
     if len(rows) == 0:
         return out, _reports("exact", key, 0, begin, "nothing to see")
-    some, reports = _intervals(query[:, :, rows], key, value, visible.starts[rows], visible.stops[rows], scale, options)
+    some, reports = _attend_intervals(
+        query[:, :, rows], key, value, visible.starts[rows], visible.stops[rows], scale, options
+    )
     out[:, :, rows] = some.to(out.dtype)
     return out, reports
 
 
-def _intervals(
+def _attend_intervals(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, stops: Tensor, scale: float, options: AttentionOptions
 ) -> Result:
     begin = time.perf_counter()
@@ -106,10 +109,12 @@ def _intervals(
         out = exact.banded(query, key, value, starts, stops, scale)
         return out, _reports("banded", key, _mean(stops - starts), begin, "a sliding window")
     same = stops[0] == last
-    return _up_to(query, key[:, first:last], value[:, first:last], None if same else stops - first, scale, options)
+    return _attend_up_to(
+        query, key[:, first:last], value[:, first:last], None if same else stops - first, scale, options
+    )
 
 
-def _up_to(
+def _attend_up_to(
     query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, options: AttentionOptions
 ) -> Result:
     begin = time.perf_counter()
@@ -117,13 +122,15 @@ def _up_to(
     seen = n_keys if stops is None else _mean(stops)
     reason = why_exact(len(key), query.shape[1] * query.shape[2], n_keys, seen, width, query.dtype, options)
     if not reason:
-        done = heads.attend(query, key, value, stops, scale, options)
-        return _complete(query, key, value, stops, scale, done)
+        done = heads.attend_heads(query, key, value, stops, scale, options)
+        return _complete_exactly(query, key, value, stops, scale, done)
     out = exact.up_to(query, key, value, stops, scale)
     return out, _reports("exact", key, seen, begin, reason)
 
 
-def _complete(query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, done: Result) -> Result:
+def _complete_exactly(
+    query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, done: Result
+) -> Result:
     """Compute the heads that the engine left to the exact kernel."""
     out, reports = done
     left = [h for h, report in enumerate(reports) if report.method == "exact"]

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_BAND_ROWS = 128  # measured: windows of 128 to 2,048 keys are fastest with 64 to 256 rows
+# Windows of 128 to 2,048 keys are fastest with 64 to 256 rows. To measure anew, time `banded` at these sizes.
+_BAND_ROWS = 128
 _MASK_NUMBERS = 1 << 22  # of a mask in float32 at once, 16 MB
 
-Part = tuple[int, int, Tensor | None]  # keys [first, stop) and a mask for them
+KeyRange = tuple[int, int, Tensor | None]  # keys [first, stop) and a mask for them
 
 
 def whole(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False) -> Tensor:
@@ -39,14 +40,14 @@ def up_to(query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale
 def banded(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, stops: Tensor, scale: float) -> Tensor:
     """Query i sees the keys [starts[i], stops[i]), at least one; neither bound ever descends."""
 
-    def part(row: int, end: int) -> Part:
+    def keys_of(row: int, end: int) -> KeyRange:
         first, stop = int(starts[row]), int(stops[end - 1])
         if first == starts[end - 1] and stop == stops[row]:
             return first, stop, None
         ids = torch.arange(first, stop)
         return first, stop, (ids >= starts[row:end, None]) & (ids < stops[row:end, None])
 
-    return _by_rows(query, key, value, scale, _BAND_ROWS, part)
+    return _by_rows(query, key, value, scale, _BAND_ROWS, keys_of)
 
 
 def masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, *, causal: bool = False) -> Tensor:
@@ -56,26 +57,26 @@ def masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
     """
     n_keys = key.shape[-2]
 
-    def part(row: int, end: int) -> Part:
+    def keys_of(row: int, end: int) -> KeyRange:
         if not causal:
             return 0, n_keys, mask[row:end]
         stop = min(end, n_keys)
         future = torch.arange(stop) > torch.arange(row, end)[:, None]
         return 0, stop, mask[row:end, :stop].masked_fill(future, False if mask.dtype == torch.bool else -torch.inf)
 
-    return _by_rows(query, key, value, scale, max(1, _MASK_NUMBERS // n_keys), part)
+    return _by_rows(query, key, value, scale, max(1, _MASK_NUMBERS // n_keys), keys_of)
 
 
 def _by_rows(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, rows: int, part: Callable[[int, int], Part]
+    query: Tensor, key: Tensor, value: Tensor, scale: float, rows: int, keys_of: Callable[[int, int], KeyRange]
 ) -> Tensor:
-    """Blocks of `rows` queries, each with the keys and the mask that `part` names."""
+    """Blocks of `rows` queries, each with the keys and the mask that `keys_of` names."""
     length, width = query.shape[-2], value.shape[-1]
     out = query.new_empty((*query.shape[:-1], width))
     query, key, value = _same_width(query, key, value)
     for row in range(0, length, rows):
         end = min(row + rows, length)
-        first, stop, mask = part(row, end)
+        first, stop, mask = keys_of(row, end)
         block = _sdpa(query[:, :, row:end], key[:, first:stop], value[:, first:stop], mask, scale, False)
         out[:, :, row:end] = block[..., :width]
     return out

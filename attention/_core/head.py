@@ -14,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dci._runtime.threads import Work
+from dci._runtime.types import FloatArray, IdArray
 
 from .._native.far_field import Field
+from .._native.near_field import LocalKeys
 from ..options import AttentionOptions
-from .planning import FloatArray, IdArray, Plan
+from .planning import HeadPlan
 
 BLOCK = 64  # queries that share a linear form
 ALL_NEAR = -1.0  # a threshold that every cell is above
+# To measure these anew: python -m comparisons run --suite attention_layers
 _CHUNK = 1024  # queries that a thread takes at once
 REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
 _SEGMENT = 768  # keys that causal attention takes exactly, at most
@@ -35,6 +38,24 @@ class Segment:
     boundary: int
 
 
+def make_field(
+    plan: HeadPlan, key: FloatArray, value: FloatArray, scale: float, options: AttentionOptions, num_threads: int
+) -> Field:
+    """Put the keys (S, E) and values (S, Ev) of a head into the cells of its plan; none is in the moments yet."""
+    for_keys, for_queries = plan.moments or (None, None)
+    return Field(
+        key,
+        value,
+        plan.cells_of(key, value, options.sink, num_threads),
+        plan.references,
+        for_keys,
+        for_queries,
+        second_order=options.far_field != "mean",  # without a far field too: a better choice of near cells
+        scale=scale,
+        keep_far=options.far_field != "none",
+    )
+
+
 class Head:
     """One head of keys and values, and the queries that attend to it.
 
@@ -46,7 +67,7 @@ class Head:
         Query i sees the keys before stops[i]; None for all.
     scale : float
     options : AttentionOptions
-    plan : Plan
+    plan : HeadPlan
     work : Work
     """
 
@@ -58,32 +79,22 @@ class Head:
         stops: npt.NDArray[np.int64] | None,
         scale: float,
         options: AttentionOptions,
-        plan: Plan,
+        plan: HeadPlan,
         work: Work,
     ) -> None:
         self.group, self.length, width = query.shape
         self.query = np.ascontiguousarray(query).reshape(-1, width)
         self.n_keys = len(key)
+        self.key, self.value = key, value
         self.stops = stops
-        self.scale = scale
         self.plan = plan
         self.work = work
         self.window = options.window
         self._order: IdArray | None = None
         self.reach = REACH
         self.risks = np.zeros(len(self.query), np.float32)  # squared errors that the last calls suspect
-        self.beyond: IdArray = np.empty(0, np.int32)  # rows of the last call that were out of reach
-        self.keep_far = options.far_field is not False
-        for_keys, for_queries = plan.moments or (None, None)
-        self.field = Field(
-            key,
-            value,
-            plan.cells_of(key, value, options.sink, work.num_threads),
-            plan.references,
-            for_keys,
-            for_queries,
-            second_order=options.far_field is False or options.far_field != 0,
-        )
+        self.out_of_reach: IdArray = np.empty(0, np.int32)  # rows of the last call that no block reached
+        self.field = make_field(plan, key, value, scale, options, work.num_threads)
 
     def segments(self) -> list[Segment]:
         """Cut the queries where the keys before them have grown by a segment."""
@@ -112,7 +123,7 @@ class Head:
         order: IdArray = rows[self.plan.order(self.query[rows], BLOCK)]
         return order
 
-    def attend(
+    def attend_segment(
         self,
         rows: IdArray,
         segment: Segment,
@@ -139,40 +150,40 @@ class Head:
         """
         if segment.boundary == 0:
             threshold = ALL_NEAR
+        local = None if self.stops is None else LocalKeys(self.key, self.value, self.stops, segment.boundary)
         done: dict[int, tuple[int, IdArray]] = {}
-        # Several chunks at once share scratch memory.
+        # Several chunks at once share a workspace.
         size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
 
-        def attend(start: int) -> None:
+        def attend_chunk(start: int) -> None:
             part = slice(start, start + size)
-            done[start] = self.field.attend(
-                self.query, rows[part], self.scale, threshold, self.keep_far, out, self.stops, segment.boundary,
-                None if wanted is None else wanted[part], self.reach, risks=self.risks,
-            )  # fmt: skip
+            these = None if wanted is None else wanted[part]
+            done[start] = self.field.attend_rows(
+                self.query, rows[part], threshold, out, local, these, self.reach, self.risks
+            )
 
         starts = range(0, len(rows), size)
-        self.work.run(attend, starts)
-        beyond = self.beyond = np.concatenate([done[start][1] for start in starts])
+        self.work.run(attend_chunk, starts)
+        outliers = self.out_of_reach = np.concatenate([done[start][1] for start in starts])
         touched = sum(count for count, _ in done.values())
         if wanted is not None:
-            beyond = beyond[np.isin(beyond, rows[wanted == 1])]
-        # No moment of a cell tells an odd query of a single key that it alone weighs: these attend to every key.
-        alone = self.field.attend(
-            self.query, beyond, self.scale, ALL_NEAR, self.keep_far, out, self.stops, segment.boundary, risks=self.risks
-        )
-        return touched + alone[0]
+            outliers = outliers[np.isin(outliers, rows[wanted == 1])]
+        # No moment of a cell tells an outlier query of a single key that it alone weighs: these attend to every key.
+        alone, _ = self.field.attend_rows(self.query, outliers, ALL_NEAR, out, local, risks=self.risks)
+        return touched + alone
 
-    def exact(self, rows: IdArray) -> FloatArray:
+    def exact_rows(self, rows: IdArray) -> FloatArray:
         """Output of rows, (n, Ev), from every key they see."""
         out = np.empty((len(rows), self.field.width), np.float32)
         stops = np.full(self.length, self.n_keys) if self.stops is None else self.stops
+        local = LocalKeys(self.key, self.value, stops)
         size = -(-len(rows) // self.work.num_threads)
 
-        def attend(start: int) -> None:
+        def attend_chunk(start: int) -> None:
             part = slice(start, start + size)
-            self.field.exact(self.query, rows[part], self.scale, out[part], stops)
+            self.field.exact_rows(self.query, rows[part], out[part], local)
 
-        self.work.run(attend, range(0, len(rows), max(1, size)))
+        self.work.run(attend_chunk, range(0, len(rows), max(1, size)))
         return out
 
     def run(self, threshold: float, out: FloatArray) -> float:
@@ -183,5 +194,5 @@ class Head:
         touched = 0
         for segment in segments:
             self.field.advance(segment.boundary)
-            touched += self.attend(self.rows(segment), segment, threshold, out)
+            touched += self.attend_segment(self.rows(segment), segment, threshold, out)
         return touched / len(self.query)

@@ -17,23 +17,26 @@ from ..report import HeadReport
 from . import top_k
 from .head import Head
 from .planning import make_plan
-from .threshold_search import Sample
+from .sample import Sample
 
 _LEAST_KEYS = 512  # below which there is nothing to put into cells
+# To measure these anew: errors and bounds by `python -m comparisons run --suite attention_truth`, times by
+# `python -m comparisons run --suite attention_layers`.
 _MARGIN = 0.87  # of the tolerance, for the error of a small sample: so the bound of the whole mostly keeps it
 _RUNS = 3
 _CORRECTION = 2.0  # error falls about with the third root of the threshold, its bound faster
-# What planning a head in vain costs, in pairs of a query and a key: as many as the exact kernel meets in that time,
-# measured on noise. It hardly depends on the number of queries, nor on the width.
-_PLAN_PAIRS = 9_000_000
-_PLAN_PAIRS_A_KEY = 500
-_RISK = 0.08  # of the exact time of all heads that may be spent in vain
-_HEADS_A_PROBE = 6  # where not all can be planned at that risk
 _PAYS = 0.35  # of the visible keys: touching more takes longer than the exact kernel
 _AGAIN = 0.25  # of them: touching more with too large an error, another run would not pay
+# What a wasted plan of a head costs, in pairs of a query and a key: as many as the exact kernel meets in that time. It
+# hardly depends on the number of queries, nor on the width. To measure anew, set them to 1 and 0, so that noise is
+# planned too, and compare its times before and after: python -m comparisons run --suite attention_length
+_PLAN_PAIRS = 9_000_000
+_PLAN_PAIRS_A_KEY = 500
+_WASTE = 0.08  # of the exact time of all heads that planning may waste
+_HEADS_A_PROBE = 6  # where planning all would risk more
 
 
-def attend(
+def attend_heads(
     query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, options: AttentionOptions
 ) -> tuple[Tensor, list[HeadReport]]:
     """Attend with every head's queries to the keys that they see, within the tolerance, where that pays.
@@ -69,7 +72,7 @@ def attend(
         out = query.new_empty((*query.shape[:-1], value.shape[-1]))
     reports: list[HeadReport] = [HeadReport("exact", key.shape[-2], 1.0, 0.0, 0.0, "too few keys for cells")] * n_heads
     ends = None if stops is None else stops.numpy().astype(np.int64)
-    attend_head = top_k.attend_head if options.top_k is not None else _near_and_far
+    attend_one_head = top_k.attend_top_k if options.top_k is not None else _attend_near_and_far
     n_threads = options.num_threads or torch.get_num_threads()
 
     def run(heads: Sequence[int]) -> None:
@@ -84,7 +87,7 @@ def attend(
             with Work(inner, parent=several) as work:
                 arrays = (_float32(query[h]), np.ascontiguousarray(_float32(key[h])), _float32(value[h]))
                 mine = out[h] if out.dtype == torch.float32 else out.new_empty(out[h].shape, dtype=torch.float32)
-                report = attend_head(*arrays, ends, scale, options, work, mine.numpy())
+                report = attend_one_head(*arrays, ends, scale, options, work, mine.numpy())
             if out.dtype != torch.float32 and report.method != "exact":
                 out[h] = mine
             reports[h] = replace(report, seconds=time.perf_counter() - begin)
@@ -117,7 +120,7 @@ def may_fail(options: AttentionOptions) -> bool:
 
 
 def most_probes(n_heads: int, n_queries: int, n_keys: int, seen: float) -> int:
-    """Return how many heads can be planned in vain without making the whole call much slower.
+    """Return how many heads can be planned, and the plans wasted, without making the whole call much slower.
 
     Parameters
     ----------
@@ -126,8 +129,8 @@ def most_probes(n_heads: int, n_queries: int, n_keys: int, seen: float) -> int:
     seen : float
         Keys that a query sees, on average.
     """
-    vain, exact = _PLAN_PAIRS + _PLAN_PAIRS_A_KEY * n_keys, n_queries * seen
-    return 0 if exact < vain else min(n_heads, int(_RISK * n_heads * exact / vain))
+    wasted, exact = _PLAN_PAIRS + _PLAN_PAIRS_A_KEY * n_keys, n_queries * seen
+    return 0 if exact < wasted else min(n_heads, int(_WASTE * n_heads * exact / wasted))
 
 
 def _float32(x: Tensor) -> np.ndarray:
@@ -137,7 +140,7 @@ def _float32(x: Tensor) -> np.ndarray:
     return rows
 
 
-def _near_and_far(
+def _attend_near_and_far(
     query: np.ndarray,
     key: np.ndarray,
     value: np.ndarray,
@@ -159,13 +162,13 @@ def _near_and_far(
     if options.near is not None:
         whole = options.near == 1.0 if isinstance(options.near, float) else options.near >= len(key)
         size = len(key) if whole else options.near * (seen if isinstance(options.near, float) else 1)
-        found = sample.search_size(size)
-        touched = head.run(found.threshold, flat)
+        look = sample.search_size(size)
+        touched = head.run(look.threshold, flat)
         error, bound = sample.check(flat)
         return HeadReport("near+far", touched, touched / seen, error, 0.0, "near field of the given size", bound)
-    found = sample.search(_MARGIN * options.tolerance, _PAYS * seen)
-    threshold = found.threshold
-    if found.error <= options.tolerance and found.touched < _PAYS * seen:
+    look = sample.search(_MARGIN * options.tolerance, _PAYS * seen)
+    threshold = look.threshold
+    if look.error <= options.tolerance and look.touched < _PAYS * seen:
         for _ in range(_RUNS):
             touched = head.run(threshold, flat)
             error, bound = sample.check(flat, options.tolerance)

@@ -8,30 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dci._geometry.directions import product_directions, project, random_directions, score_directions
-from dci._geometry.kmeans import assign_cells, make_cells
+from dci._geometry.directions import product_directions, random_directions, score_directions
+from dci._geometry.kmeans import assign_cells, cell_means, make_cells
+from dci._native.kernels import LANES
+from dci._native.rows import multiply
+from dci._runtime.types import FloatArray, IdArray
 
-from .._native.kd_order import similar_order
+from .._native.kd_order import kd_order
 from ..embedding import embed_keys, embed_queries
 from ..errors import InvalidValueError
 from ..options import AttentionOptions
 
-FloatArray = npt.NDArray[np.float32]
-IdArray = npt.NDArray[np.int32]
-
-_LANES = 16
+# To measure these anew, `python -m comparisons run --suite …`: attention_sensitivity for coordinates, attention_layers
+# and attention_length for cells.
 _SAMPLE = 2048  # rows that directions are fitted to
 _SAMPLE_PER_CELL = 16  # keys that k-means sees
 _CELL_COORDINATES = 16
 _MOMENT_COORDINATES = 32
-_STRAY = 6.0  # times the mean squared distance to the own centre
-_MOST_STRAYS = 64
+_OUTLIER_RATIO = 6.0  # times the mean squared distance to the own centre
+_MOST_OUTLIERS = 64
 _CELLS = 128  # for 16,384 keys and a tolerance of 0.05
 _LEAST_CELLS, _MOST_CELLS = 32, 1024
 
 
 @dataclass(frozen=True)
-class Plan:
+class HeadPlan:
     """Where the keys and queries of one head belong.
 
     Attributes
@@ -44,8 +45,8 @@ class Plan:
         A key near the mean of each cell, for moments without cancellation.
     spread : (float, float)
         Mean squared distance of keys to their centre, in those coordinates, and to their cell's mean.
-    stray : float
-        Times `spread` beyond which, by either distance, a key belongs to every near field.
+    outlier_ratio : float
+        Times `spread` beyond which, by either distance, a key is an outlier and belongs to every near field.
     moments : (ndarray of shape (E, m), ndarray of shape (E, m)) or None
         Directions of the moments, for keys and for queries; None for the coordinates themselves.
     radius : float or None
@@ -57,7 +58,7 @@ class Plan:
     centers: FloatArray
     references: FloatArray
     spread: tuple[float, float]
-    stray: float
+    outlier_ratio: float
     moments: tuple[FloatArray, FloatArray] | None
     radius: float | None
 
@@ -65,8 +66,10 @@ class Plan:
         """Cell of every key, and C for the keys that belong to every near field, (S,) int32."""
         cell_of, gap = assign_cells(self.place_keys(key), self.centers, num_threads)
         rest = key - self.references[cell_of]
-        cell_of[np.maximum(gap / self.spread[0], row_norms(rest) / self.spread[1]) > self.stray] = len(self.centers)
-        cell_of[_outliers(value)] = len(self.centers)
+        cell_of[np.maximum(gap / self.spread[0], row_norms(rest) / self.spread[1]) > self.outlier_ratio] = len(
+            self.centers
+        )
+        cell_of[_outlier_values(value)] = len(self.centers)
         cell_of[:sink] = len(self.centers)
         return cell_of
 
@@ -76,22 +79,22 @@ class Plan:
             _finite(key, "key")
             longest = np.linalg.norm(key, axis=1, keepdims=True)
             key = embed_keys(key * np.minimum(1, self.radius / np.maximum(longest, self.radius)), self.radius * 1.0001)
-        return _finite(project(key, self.for_keys), "key")
+        return _finite(multiply(key, self.for_keys), "key")
 
     def place_queries(self, query: FloatArray) -> FloatArray:
         """Coordinates of queries, (n, p)."""
         if self.radius is not None:
             query = embed_queries(_finite(query, "query"))
-        return np.ascontiguousarray(_finite(project(query, self.for_queries), "query"))
+        return np.ascontiguousarray(_finite(multiply(query, self.for_queries), "query"))
 
     def order(self, query: FloatArray, block: int) -> IdArray:
-        """Order rows of queries so that blocks of them are alike, (n,) int32."""
-        return similar_order(self.place_queries(query), block)
+        """k-d ordering of rows of queries, so that blocks of them are alike, (n,) int32."""
+        return kd_order(self.place_queries(query), block)
 
 
 def make_plan(
     query: FloatArray, key: FloatArray, seen: float, scale: float, options: AttentionOptions, num_threads: int
-) -> Plan:
+) -> HeadPlan:
     """Plan from samples of the queries (n, E) and the keys (S, E) of a head; a query sees `seen` keys on average."""
     rng = np.random.default_rng(options.random_state)
     n_cells = min(len(key), cells_for(seen, options.tolerance))
@@ -102,10 +105,10 @@ def make_plan(
     if options.embedding == "random":  # the published reduction
         radius = max(float(np.linalg.norm(_finite(key, "key"), axis=1).max()), 1e-30)
         for_keys = for_queries = random_directions(key.shape[1] + 1, _CELL_COORDINATES, rng)
-        coordinates = project(embed_keys(keys, radius * 1.0001), for_keys)
+        coordinates = multiply(embed_keys(keys, radius * 1.0001), for_keys)
     else:
         for_keys, for_queries = score_directions(centered, queries, min(_CELL_COORDINATES, key.shape[1]))
-        coordinates = project(keys, for_keys)
+        coordinates = multiply(keys, for_keys)
     centers = make_cells(coordinates, n_cells, num_threads)
     cell_of, gap = assign_cells(coordinates, centers, num_threads)
     references = _references(keys, cell_of, n_cells)
@@ -114,13 +117,13 @@ def make_plan(
     spread = max(float(gap.mean()), tiny), max(float(rest.mean()), tiny)
     ratios = np.maximum(gap / spread[0], rest / spread[1])
     wanted = _MOMENT_COORDINATES if options.directions == "auto" else int(options.directions)
-    return Plan(
+    return HeadPlan(
         for_keys=for_keys,
         for_queries=for_queries,
         centers=centers,
         references=references,
         spread=spread,
-        stray=max(_STRAY, float(np.quantile(ratios, max(0.0, 1 - _MOST_STRAYS / len(key))))),
+        outlier_ratio=max(_OUTLIER_RATIO, float(np.quantile(ratios, max(0.0, 1 - _MOST_OUTLIERS / len(key))))),
         moments=product_directions(centered, queries, wanted) if wanted < key.shape[1] else None,
         radius=radius,
     )
@@ -129,16 +132,16 @@ def make_plan(
 def cells_for(seen: float, tolerance: float) -> int:
     """How many cells: about what the estimate of all of them costs, the keys of near ones cost too."""
     count = _CELLS * (seen / 16384) ** 0.4 * float(np.clip(0.05 / tolerance, 0.5, 1)) ** 0.6
-    return int(np.clip(_LANES * round(count / _LANES), _LEAST_CELLS, _MOST_CELLS))
+    return int(np.clip(LANES * round(count / LANES), _LEAST_CELLS, _MOST_CELLS))
 
 
-def _outliers(value: FloatArray) -> npt.NDArray[np.intp]:
+def _outlier_values(value: FloatArray) -> npt.NDArray[np.intp]:
     """Rows of values far from the mean of all, of which a cell's moments would say too little, at most 64."""
     with np.errstate(invalid="ignore", over="ignore"):  # values need not be finite
         mean = value[:: -(-len(value) // _SAMPLE)].mean(0)
         gap = row_norms(value) - 2 * np.einsum("ij,j->i", value, mean) + mean @ mean  # no copy of the values
-        far = np.flatnonzero(gap > _STRAY * float(gap.mean(dtype=np.float64)))
-    return far[np.argsort(-gap[far], kind="stable")[:_MOST_STRAYS]]
+        far = np.flatnonzero(gap > _OUTLIER_RATIO * float(gap.mean(dtype=np.float64)))
+    return far[np.argsort(-gap[far], kind="stable")[:_MOST_OUTLIERS]]
 
 
 def row_norms(rows: FloatArray) -> FloatArray:
@@ -160,9 +163,7 @@ def _finite(rows: FloatArray, name: str) -> FloatArray:
 
 def _references(keys: FloatArray, cell_of: IdArray, n_cells: int) -> FloatArray:
     """Mean key of each cell, zero for empty ones and for what follows the cells."""
-    sizes = np.bincount(cell_of, minlength=n_cells)
-    filled = np.flatnonzero(sizes)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])[filled]
     out = np.zeros((n_cells + 1, keys.shape[1]), np.float32)
-    out[filled] = np.add.reduceat(keys[np.argsort(cell_of, kind="stable")], starts, axis=0) / sizes[filled, None]
+    filled, means = cell_means(keys, cell_of, n_cells)
+    out[filled] = means
     return out

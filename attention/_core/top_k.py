@@ -9,18 +9,18 @@ import numpy as np
 
 import dci
 from dci._runtime.threads import Work
+from dci._runtime.types import FloatArray
 
 from ..embedding import embed_keys, embed_queries
 from ..options import AttentionOptions
 from ..report import HeadReport
-from .planning import FloatArray
 
-_SEGMENT = 1024  # queries whose keys are looked for with one filter
+_SEGMENT = 1024  # queries whose keys are looked for with one filter; to measure anew, time causal calls with `top_k`
 _NUMBERS = 1 << 22  # of gathered keys at once, 16 MB
 _SAMPLE = 64  # queries whose error is measured
 
 
-def attend_head(
+def attend_top_k(
     query: FloatArray,
     key: FloatArray,
     value: FloatArray,

@@ -1,4 +1,4 @@
-"""The border: the only place where the arguments of attention are checked.
+"""Input validation: the only place where the arguments of attention are checked.
 
 The checks run on every call, the smallest too, so they only compare a few shapes and flags.
 """

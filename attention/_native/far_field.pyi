@@ -2,34 +2,35 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import disjoint_base
 
-from .moments import Moments
+from dci._runtime.types import FloatArray, IdArray
 
-_Floats = npt.NDArray[np.float32]
-_Ids = npt.NDArray[np.int32]
+from .moments import Moments
+from .near_field import LocalKeys
 
 @disjoint_base
 class Field(Moments):
-    def exact(
+    def __init__(
         self,
-        queries: _Floats,
-        rows: _Ids,
+        keys: FloatArray,
+        values: FloatArray,
+        cell_of: IdArray,
+        centers: FloatArray,
+        for_keys: FloatArray | None = None,
+        for_queries: FloatArray | None = None,
+        second_order: bool = True,
+        *,
         scale: float,
-        out: _Floats,
-        stops: npt.NDArray[np.int64],
+        keep_far: bool = True,
     ) -> None: ...
-    def attend(
+    def attend_rows(
         self,
-        queries: _Floats,
-        order: _Ids,
-        scale: float,
+        queries: FloatArray,
+        order: IdArray,
         threshold: float,
-        keep_far: bool,
-        out: _Floats,
-        stops: npt.NDArray[np.int64] | None = None,
-        boundary: int = 0,
+        out: FloatArray,
+        local: LocalKeys | None = None,
         wanted: npt.NDArray[np.uint8] | None = None,
         reach: float = ...,
-        local_keys: _Floats | None = None,
-        local_values: _Floats | None = None,
-        risks: _Floats | None = None,
-    ) -> tuple[int, _Ids]: ...
+        risks: FloatArray | None = None,
+    ) -> tuple[int, IdArray]: ...
+    def exact_rows(self, queries: FloatArray, rows: IdArray, out: FloatArray, local: LocalKeys) -> None: ...

@@ -7,284 +7,292 @@ import numpy as np
 
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, expf, sqrtf
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from dci._native.kernels cimport LANES, table
 
 from .moments cimport Moments
-from .near_field cimport forget, gather, local, near, open_all, write
-from .workspace cimport BLOCK, Scratch, add_pair
+from .near_field cimport (
+    LocalKeys,
+    attend_local_keys,
+    attend_near_cells,
+    choose_all_cells,
+    load_queries,
+    reset_state,
+    write_outputs,
+)
+from .workspace cimport BLOCK, Workspace, add_pair
 
+# To measure these anew: errors by `python -m comparisons run --suite attention_truth`, times by `attention_layers`.
 cdef enum:
     BLOCKS = 16  # of queries whose linear forms are made in one pass over the moments
 
-cdef float ODD = 2  # times the block's mean, the least variance by which a query is out of reach, but for
-cdef float MOST_ODD = 2  # a variance that is out of it in any block
+# An outlier query deviates from its block by a variance of scores beyond the block's reach, and beyond this many times
+# the block's mean or this variance, whichever is less.
+cdef float OUTLIER_RATIO = 2
+cdef float OUTLIER_VARIANCE = 2
 cdef float SPREAD = 0.1  # of the squared variance that the linear forms leave out, in the squared error of a mass
 cdef float MOST_GAIN = 1e9  # that a suspected error counts
 cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 
 
 cdef class Field(Moments):
-    """`Moments` that queries attend to; the arguments are the same."""
-    cdef list idle  # scratch memory that no thread has
+    """`Moments` that queries attend to.
 
-    def __init__(self, *arguments, **named):
+    Parameters
+    ----------
+    *arguments, **named
+        Those of `Moments`.
+    scale : float
+        Of the scores.
+    keep_far : bool
+        Whether cells below the threshold are estimated, or left out.
+    """
+    cdef list workspaces  # those that no thread uses
+    cdef float scale
+    cdef bint keep_far
+
+    def __init__(self, *arguments, float scale, bint keep_far=True, **named):
         super().__init__(*arguments, **named)
-        self.idle = []
+        self.scale, self.keep_far = scale, keep_far
+        self.workspaces = []
 
     def release(self):
-        """Give back what only `advance`, `reset` and `exact` need, and scratch memory."""
+        """Give back what only `advance` and `reset` need, and workspaces."""
         super().release()
-        self.idle.clear()
+        self.workspaces.clear()
 
-    def attend(self, const float[:, ::1] queries, const int32_t[::1] order, float scale, float threshold,
-               bint keep_far, float[:, ::1] out, const int64_t[::1] stops=None, Py_ssize_t boundary=0,
-               const uint8_t[::1] wanted=None, float reach=INFINITY, const float[:, :] local_keys=None,
-               const float[:, :] local_values=None, float[::1] risks=None):
-        """Attention of some rows over the keys taken so far, and over those from `boundary` to each row's stop.
+    def attend_rows(self, const float[:, ::1] queries, const int32_t[::1] order, float threshold, float[:, ::1] out,
+                    LocalKeys local=None, const uint8_t[::1] wanted=None, float reach=INFINITY,
+                    float[::1] risks=None):
+        """Attention of some rows over the keys taken so far, and over local keys.
 
         Parameters
         ----------
         queries : (G * L, E) float32
         order : (n,) int32
             Rows, similar ones together.
-        scale : float
-            Of the scores.
         threshold : float
             A cell whose estimated share of a query's mass, times its gain, is above is attended to exactly;
             negative: every cell is.
-        keep_far : bool
-            Whether the other cells are estimated, or left out.
         out : (G * L, Ev) float32, written at these rows
-        stops : (L,) int64, optional
-            Row g * L + i also attends to the keys from `boundary` to stops[i], exactly.
-        boundary : int
+        local : LocalKeys, optional
+            Keys beside those in cells.
         wanted : (n,) uint8, optional
-            Rows whose output is wanted; the others only lend their blocks their company.
+            Rows whose output is wanted; the others only count in the means of their blocks.
         reach : float
             The largest variance of scores within a cell by which a query may differ from the mean of its block.
-        local_keys, local_values : (n, E) and (n, Ev) float32, unit stride along the last axis, optional
-            What `boundary` and `stops` count rows of, if not the keys and values of the field.
+        risks : (G * L,) float32, optional
+            Receives at these rows the squared errors that the estimates are suspected of.
 
         Returns
         -------
         touched : int
             How many pairs of a query and a key were scored.
-        beyond : (r,) int32
-            Rows out of reach: their output is not written.
+        outliers : (r,) int32
+            Rows out of their block's reach: their output is not written.
         """
-        cdef Py_ssize_t n = order.shape[0], i, j, start, count, n_beyond = 0
-        cdef Py_ssize_t step = self.blocks() * BLOCK
-        beyond = np.empty(n, np.int32)
-        cdef int32_t[::1] rows_beyond = beyond
+        cdef Py_ssize_t n = order.shape[0], step = self.blocks() * BLOCK, start, count, i, n_outliers = 0
+        outliers = np.empty(n, np.int32)
+        cdef int32_t[::1] outlier_rows = outliers
         if n == 0:
-            return 0, beyond
-        cdef Scratch scratch = self.scratch(min(n, step))
-        cdef const int64_t *stop_of = NULL
-        cdef const uint8_t *keep = NULL
+            return 0, outliers
+        cdef Workspace w = self.take_workspace(min(n, step))
         cdef float *risk_of = NULL
-        if wanted is not None:
-            keep = &wanted[0]
         if risks is not None:
             risk_of = &risks[0]
-        if stops is not None:
-            stop_of = &stops[0]
-        if local_keys is None:
-            local_keys, local_values = self.keys, self.values
         with nogil:
-            for i in range((n + step - 1) // step):
-                start = i * step
+            for start from 0 <= start < n by step:
                 count = min(step, n - start)
-                gather(self, scratch, queries, &order[start], count, scale)
-                if keep != NULL:
-                    scratch.wanted = &keep[start]
-                memset(scratch.off, 0, count)
-                if threshold < 0:
-                    open_all(self, scratch)
-                else:
-                    self.far(scratch, threshold, reach)
-                    if not keep_far:
-                        forget(self, scratch)
-                near(self, scratch)
-                if stop_of != NULL:
-                    local(self, scratch, stop_of, boundary, stops.shape[0], local_keys, local_values)
-                write(self, scratch, out, risk_of)
-                for j in range(count):
-                    if scratch.off[j]:
-                        rows_beyond[n_beyond] = order[start + j]
-                        n_beyond += 1
-        self.idle.append(scratch)
-        return scratch.touched, beyond[:n_beyond]
+                load_queries(self, w, queries, &order[start], count, self.scale)
+                if wanted is not None:
+                    w.wanted = &wanted[start]
+                self.attend_loaded(w, threshold, reach, local)
+                write_outputs(self, w, out, risk_of)
+                for i in range(count):
+                    if w.is_outlier[i]:
+                        outlier_rows[n_outliers] = order[start + i]
+                        n_outliers += 1
+        self.workspaces.append(w)
+        return w.touched, outliers[:n_outliers]
 
-    def exact(self, const float[:, ::1] queries, const int32_t[::1] rows, float scale, float[:, ::1] out,
-              const int64_t[::1] stops):
-        """Attention of some rows to all the keys before their stops, whatever the field has taken.
+    def exact_rows(self, const float[:, ::1] queries, const int32_t[::1] rows, float[:, ::1] out, LocalKeys local):
+        """Attention of some rows to local keys alone, whatever the field has taken.
 
         Parameters
         ----------
         queries : (G * L, E) float32
         rows : (n,) int32
-        scale : float
         out : (n, Ev) float32, written
-        stops : (L,) int64
+        local : LocalKeys
         """
         cdef Py_ssize_t n = rows.shape[0], i
         if n == 0:
             return
-        cdef Scratch scratch = self.scratch(n)
+        cdef Workspace w = self.take_workspace(n)
         with nogil:
-            gather(self, scratch, queries, &rows[0], n, scale)
-            memset(scratch.off, 0, n)
-            local(self, scratch, &stops[0], 0, stops.shape[0], self.keys, self.values)
+            load_queries(self, w, queries, &rows[0], n, self.scale)
+            memset(w.is_outlier, 0, n)
+            attend_local_keys(self, w, local)
             for i in range(n):
-                scratch.row[i] = <int32_t>i
-            write(self, scratch, out, NULL)
-        self.idle.append(scratch)
+                w.row[i] = <int32_t>i
+            write_outputs(self, w, out, NULL)
+        self.workspaces.append(w)
 
-    cdef Scratch scratch(self, Py_ssize_t n):
+    cdef void attend_loaded(self, Workspace w, float threshold, float reach, LocalKeys local) noexcept nogil:
+        """Attend with the queries in the workspace."""
+        memset(w.is_outlier, 0, w.n)
+        if threshold < 0:
+            choose_all_cells(self, w)
+        else:
+            self.attend_far_cells(w, threshold, reach)
+            if not self.keep_far:
+                reset_state(self, w)
+        attend_near_cells(self, w)
+        if local is not None:
+            attend_local_keys(self, w, local)
+
+    cdef Workspace take_workspace(self, Py_ssize_t n):
         """Take memory for n queries at once."""
-        cdef Scratch scratch
+        cdef Workspace w
         n = max(n, self.blocks() * BLOCK)
         try:
-            scratch = self.idle.pop()
+            w = self.workspaces.pop()
         except IndexError:
-            scratch = None
-        if scratch is None or scratch.capacity < n:
-            scratch = Scratch()
-            if not scratch.allocate(n, self.n_cells, self.cell_pad, self.dim, self.value_pad, self.n_directions,
-                                    self.deviation_pad):
-                raise MemoryError("scratch of attention")
-        scratch.touched, scratch.wanted = 0, NULL
-        return scratch
+            w = None
+        if w is None or w.capacity < n:
+            w = Workspace()
+            if not w.allocate(n, self.n_cells, self.cell_pad, self.dim, self.value_pad, self.n_directions,
+                              self.deviation_pad):
+                raise MemoryError("workspace of attention")
+        w.touched, w.wanted = 0, NULL
+        return w
 
     cdef Py_ssize_t blocks(self) noexcept nogil:
         """Blocks of queries whose linear forms fill about 2 MB."""
         cdef Py_ssize_t bytes_each = 4 * self.cell_pad * (self.dim + self.value_pad)
         return max(<Py_ssize_t>4, min(<Py_ssize_t>BLOCKS, (2 << 20) // bytes_each))
 
-    cdef void far(self, Scratch s, float threshold, float reach) noexcept nogil:
-        """Estimate every cell for every query; cells above the threshold are left for `near`."""
+    cdef void attend_far_cells(self, Workspace w, float threshold, float reach) noexcept nogil:
+        """Estimate every cell for every query; cells above the threshold are left for `attend_near_cells`."""
         cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, m = self.n_directions, pad = self.deviation_pad
-        cdef Py_ssize_t b, i, k, first, count, n_blocks = (s.n + BLOCK - 1) // BLOCK
+        cdef Py_ssize_t b, i, k, first, count, n_blocks = (w.n + BLOCK - 1) // BLOCK
         cdef float *row
         if self.projected:
-            for i in range(s.n):
-                s.pointers[i] = s.queries + i * dim
-            table().affine(s.pointers, s.n, dim, &self.query_panels[0, 0, 0], &self.no_bias[0], pad // LANES,
-                           s.projected, pad)
+            for i in range(w.n):
+                w.pointers[i] = w.queries + i * dim
+            table().affine(w.pointers, w.n, dim, &self.query_panels[0, 0, 0], &self.no_bias[0], pad // LANES,
+                           w.projected, pad)
         else:
-            for i in range(s.n):
-                row = s.projected + i * pad
-                memcpy(row, s.queries + i * dim, dim * sizeof(float))
+            for i in range(w.n):
+                row = w.projected + i * pad
+                memcpy(row, w.queries + i * dim, dim * sizeof(float))
                 memset(row + dim, 0, (pad - dim) * sizeof(float))
         for b in range(n_blocks):
-            self.center(s, b, reach)
-            s.pointers[b] = s.means_projected + b * pad
-        table().affine(s.pointers, n_blocks, m, &self.sigma[0, 0, 0, 0], &self.mean_keys[0, 0, 0],
-                       cells // LANES * dim, s.keys, cells * dim)
-        table().affine(s.pointers, n_blocks, m, &self.gamma[0, 0, 0, 0], &self.mean_values[0, 0],
-                       self.n_cells * self.value_pad // LANES, s.values, cells * self.value_pad)
+            self.center_block(w, b, reach)
+            w.pointers[b] = w.means_projected + b * pad
+        table().affine(w.pointers, n_blocks, m, &self.sigma[0, 0, 0, 0], &self.mean_keys[0, 0, 0],
+                       cells // LANES * dim, w.keys, cells * dim)
+        table().affine(w.pointers, n_blocks, m, &self.gamma[0, 0, 0, 0], &self.mean_values[0, 0],
+                       self.n_cells * self.value_pad // LANES, w.values, cells * self.value_pad)
         for b in range(n_blocks):
-            s.pointers[b] = s.spreads + b * dim * m
-        table().affine(s.pointers, n_blocks, dim * m, &self.sigma[0, 0, 0, 0], &self.no_bias[0], cells // LANES,
-                       s.quadratic, cells)
+            w.pointers[b] = w.spreads + b * dim * m
+        table().affine(w.pointers, n_blocks, dim * m, &self.sigma[0, 0, 0, 0], &self.no_bias[0], cells // LANES,
+                       w.quadratic, cells)
         for b in range(n_blocks):
-            self.far_block(s, b, threshold)
-        memset(s.slopes, 0, n_blocks * self.value_pad * m * sizeof(float))
-        table().combine(s.shares, cells, 1, n_blocks, self.n_cells, &self.gamma[0, 0, 0, 0], self.value_pad * m,
-                        self.value_pad * m, s.slopes, self.value_pad * m)
+            self.weigh_cells(w, b)
+            self.attend_block(w, b, threshold)
+        memset(w.slopes, 0, n_blocks * self.value_pad * m * sizeof(float))
+        table().combine(w.shares, cells, 1, n_blocks, self.n_cells, &self.gamma[0, 0, 0, 0], self.value_pad * m,
+                        self.value_pad * m, w.slopes, self.value_pad * m)
         for b in range(n_blocks):
-            first, count = b * BLOCK, min(<Py_ssize_t>BLOCK, s.n - b * BLOCK)
+            first, count = b * BLOCK, min(<Py_ssize_t>BLOCK, w.n - b * BLOCK)
             for i in range(count):
-                row = s.gaps_projected + (first + i) * pad
+                row = w.gaps_projected + (first + i) * pad
                 for k in range(m):
-                    row[k] *= s.sum[first + i] * s.trust[first + i]
-                s.pointers[i] = row
-            table().affine(s.pointers, count, m, s.slopes + b * self.value_pad * m, &self.no_bias[0],
-                           self.value_pad // LANES, s.sums, self.value_pad)
+                    row[k] *= w.sum[first + i] * w.trust[first + i]
+                w.pointers[i] = row
+            table().affine(w.pointers, count, m, w.slopes + b * self.value_pad * m, &self.no_bias[0],
+                           self.value_pad // LANES, w.sums, self.value_pad)
             for i in range(count * self.value_pad):
-                s.out[first * self.value_pad + i] += s.sums[i]
+                w.out[first * self.value_pad + i] += w.sums[i]
 
-    cdef void center(self, Scratch s, Py_ssize_t b, float reach) noexcept nogil:
+    cdef void center_block(self, Workspace w, Py_ssize_t b, float reach) noexcept nogil:
         """The mean of a block and the deviations from it, without the queries that its linear forms do not reach.
 
         Scores of a query at the deviation g have the variance g.S g within a cell of covariance S, which the linear
         forms leave out but for its mean over the block.
         """
-        cdef Py_ssize_t dim = self.dim, m = self.n_directions, pad = self.deviation_pad, i, k, far_off = 0
-        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, s.n - first)
-        cdef float *gaps = s.gaps + first * dim
-        cdef float *gaps_projected = s.gaps_projected + first * pad
-        cdef float *spread = s.spreads + b * dim * m
+        cdef Py_ssize_t dim = self.dim, m = self.n_directions, pad = self.deviation_pad, i, k, n_outliers = 0
+        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
+        cdef float *gaps = w.gaps + first * dim
+        cdef float *gaps_projected = w.gaps_projected + first * pad
+        cdef float *spread = w.spreads + b * dim * m
         cdef float variance, mean_variance = 0
-        memset(s.off + first, 0, count)
-        self.deviations(s, b, 0)
+        memset(w.is_outlier + first, 0, count)
+        self.set_deviations(w, b, 0)
         if count > 1:
-            memset(s.sums, 0, count * pad * sizeof(float))
-            table().combine(gaps, dim, 1, count, dim, &self.mean_sigma[0, 0], pad, pad, s.sums, pad)
+            memset(w.sums, 0, count * pad * sizeof(float))
+            table().combine(gaps, dim, 1, count, dim, &self.mean_sigma[0, 0], pad, pad, w.sums, pad)
             for i in range(count):
                 variance = 0
                 for k in range(m):
-                    variance += s.sums[i * pad + k] * gaps_projected[i * pad + k]
-                s.scores[i] = variance
+                    variance += w.sums[i * pad + k] * gaps_projected[i * pad + k]
+                w.scores[i] = variance
                 mean_variance += variance / count
             for i in range(count):
-                if s.scores[i] > max(reach, min(ODD * mean_variance, MOST_ODD)):
-                    s.off[first + i] = 1
-                    far_off += 1
-            if far_off:
-                self.deviations(s, b, far_off)
-        memset(s.wide, 0, dim * pad * sizeof(float))
-        table().combine(gaps, 1, dim, dim, count, gaps_projected, pad, pad, s.wide, pad)
+                if w.scores[i] > max(reach, min(OUTLIER_RATIO * mean_variance, OUTLIER_VARIANCE)):
+                    w.is_outlier[first + i] = 1
+                    n_outliers += 1
+            if n_outliers:
+                self.set_deviations(w, b, n_outliers)
+        memset(w.wide, 0, dim * pad * sizeof(float))
+        table().combine(gaps, 1, dim, dim, count, gaps_projected, pad, pad, w.wide, pad)
         for i in range(dim):
             for k in range(m):
-                spread[i * m + k] = s.wide[i * pad + k] / (count - far_off)
+                spread[i * m + k] = w.wide[i * pad + k] / (count - n_outliers)
 
-    cdef void deviations(self, Scratch s, Py_ssize_t b, Py_ssize_t far_off) noexcept nogil:
-        """Mean of the block's queries that are not far off, and what they deviate by; none for those that are."""
+    cdef void set_deviations(self, Workspace w, Py_ssize_t b, Py_ssize_t n_outliers) noexcept nogil:
+        """Mean of the block's queries but for outliers, and what they deviate by; no deviation for outliers."""
         cdef Py_ssize_t dim = self.dim, pad = self.deviation_pad, i, k
-        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, s.n - first)
-        cdef float *mean = s.means + b * dim
-        cdef float *mean_projected = s.means_projected + b * pad
+        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
+        cdef float *mean = w.means + b * dim
+        cdef float *mean_projected = w.means_projected + b * pad
         memset(mean, 0, dim * sizeof(float))
         memset(mean_projected, 0, pad * sizeof(float))
         for i in range(first, first + count):
-            if not s.off[i]:
+            if not w.is_outlier[i]:
                 for k in range(dim):
-                    mean[k] += s.queries[i * dim + k]
+                    mean[k] += w.queries[i * dim + k]
                 for k in range(pad):
-                    mean_projected[k] += s.projected[i * pad + k]
+                    mean_projected[k] += w.projected[i * pad + k]
         for k in range(dim):
-            mean[k] /= count - far_off
+            mean[k] /= count - n_outliers
         for k in range(pad):
-            mean_projected[k] /= count - far_off
+            mean_projected[k] /= count - n_outliers
         for i in range(first, first + count):
-            if s.off[i]:
-                memset(s.gaps + i * dim, 0, dim * sizeof(float))
-                memset(s.gaps_projected + i * pad, 0, pad * sizeof(float))
+            if w.is_outlier[i]:
+                memset(w.gaps + i * dim, 0, dim * sizeof(float))
+                memset(w.gaps_projected + i * pad, 0, pad * sizeof(float))
                 continue
             for k in range(dim):
-                s.gaps[i * dim + k] = s.queries[i * dim + k] - mean[k]
+                w.gaps[i * dim + k] = w.queries[i * dim + k] - mean[k]
             for k in range(pad):
-                s.gaps_projected[i * pad + k] = s.projected[i * pad + k] - mean_projected[k]
+                w.gaps_projected[i * pad + k] = w.projected[i * pad + k] - mean_projected[k]
 
-    cdef void far_block(self, Scratch s, Py_ssize_t b, float threshold) noexcept nogil:
-        cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, c, i, j, k, panel, lane, taken
-        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, s.n - first)
-        cdef float *keys = s.keys + b * cells * dim
-        cdef float *values = s.values + b * cells * self.value_pad
-        cdef float *mean = s.means + b * dim
-        cdef float *bias = s.bias
-        cdef float *gains = s.bias + cells
-        cdef float *shrink = s.bias + 2 * cells
-        cdef float *shares = s.shares + b * cells
-        cdef float *doubts = s.bias + 3 * cells
-        cdef float lanes[LANES]
-        cdef float *inverse = s.small + 2 * BLOCK
+    cdef void weigh_cells(self, Workspace w, Py_ssize_t b) noexcept nogil:
+        """Bias, gain and expected squared error of every cell for the queries of a block; wide closures shrink."""
+        cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, c, k, panel, lane
+        cdef float *keys = w.keys + b * cells * dim
+        cdef float *values = w.values + b * cells * self.value_pad
+        cdef float *mean = w.means + b * dim
+        cdef float *bias = w.bias
+        cdef float *gains = w.bias + cells
+        cdef float *shrink = w.bias + 2 * cells
+        cdef float *doubts = w.bias + 3 * cells
         cdef float *tile_row
-        cdef float variance, own, spread, near_sum
+        cdef float variance, own, spread
         memset(bias, 0, cells * sizeof(float))
         for panel in range(cells // LANES):  # variance of the mean query's scores within each cell
             for k in range(dim):
@@ -292,7 +300,7 @@ cdef class Field(Moments):
                 for lane in range(LANES):
                     bias[panel * LANES + lane] += mean[k] * (tile_row[lane] - self.mean_keys[panel, k, lane])
         for c in range(cells):
-            own, spread = max(bias[c], <float>0), max(s.quadratic[b * cells + c], <float>0)
+            own, spread = max(bias[c], <float>0), max(w.quadratic[b * cells + c], <float>0)
             variance = own + spread
             shrink[c] = 1
             if variance > CLOSURE:
@@ -301,42 +309,58 @@ cdef class Field(Moments):
             bias[c] = self.log_counts[c] + shrink[c] * (spread - own) / 2
             gains[c] = self.gain(variance, spread, self.log_counts[c]) * self.spreads[c]
             doubts[c] = min(gains[c], MOST_GAIN) * min(gains[c], MOST_GAIN) * self.mean_spread / self.mean_count
+
+    cdef void attend_block(self, Workspace w, Py_ssize_t b, float threshold) noexcept nogil:
+        """Softmax over the cells for each query of a block, but for the near ones, which are put down as pairs."""
+        cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, c, i, j, lane, taken
+        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
+        cdef float *keys = w.keys + b * cells * dim
+        cdef float *values = w.values + b * cells * self.value_pad
+        cdef float *bias = w.bias
+        cdef float *gains = w.bias + cells
+        cdef float *shrink = w.bias + 2 * cells
+        cdef float *shares = w.shares + b * cells
+        cdef float *doubts = w.bias + 3 * cells
+        cdef float lanes[LANES]
+        cdef float *inverse = w.small + 2 * BLOCK
+        cdef float *tile_row
+        cdef float near_sum
         for i in range(count):
-            s.pointers[i] = s.queries + (first + i) * dim
-        table().affine(s.pointers, count, dim, keys, bias, cells // LANES, s.scores, cells)
+            w.pointers[i] = w.queries + (first + i) * dim
+        table().affine(w.pointers, count, dim, keys, bias, cells // LANES, w.scores, cells)
         for i in range(count):
-            s.shift[first + i] = max(-FLT_MAX, table().largest(s.scores + i * cells, cells))
-        table().exponentials(s.scores, cells, count, cells, s.shift + first, s.sum + first)
+            w.shift[first + i] = max(-FLT_MAX, table().largest(w.scores + i * cells, cells))
+        table().exponentials(w.scores, cells, count, cells, w.shift + first, w.sum + first)
         for i in range(count):
-            if s.off[first + i]:
-                memset(s.scores + i * cells, 0, cells * sizeof(float))
-                s.sum[first + i] = inverse[i] = 0
+            if w.is_outlier[first + i]:
+                memset(w.scores + i * cells, 0, cells * sizeof(float))
+                w.sum[first + i] = inverse[i] = 0
                 continue
-            taken = table().take_above(s.scores + i * cells, gains, cells, threshold * s.sum[first + i], s.taken,
+            taken = table().take_above(w.scores + i * cells, gains, cells, threshold * w.sum[first + i], w.taken,
                                        &near_sum)
             for j in range(taken):
-                add_pair(s, s.taken[j], first + i)
-            s.sum[first + i] = max(<float>0, s.sum[first + i] - near_sum)
-            inverse[i] = 1 / (s.sum[first + i] * count) if s.sum[first + i] > 0 else 0
+                add_pair(w, w.taken[j], first + i)
+            w.sum[first + i] = max(<float>0, w.sum[first + i] - near_sum)
+            inverse[i] = 1 / (w.sum[first + i] * count) if w.sum[first + i] > 0 else 0
             memset(lanes, 0, LANES * sizeof(float))
             for c from 0 <= c < cells by LANES:
                 for lane in range(LANES):
-                    tile_row = s.scores + i * cells + c
+                    tile_row = w.scores + i * cells + c
                     lanes[lane] += tile_row[lane] * tile_row[lane] * doubts[c + lane]
             for lane in range(LANES):
-                s.risk[first + i] += lanes[lane]
+                w.risk[first + i] += lanes[lane]
             if self.count[self.n_cells]:
-                add_pair(s, self.n_cells, first + i)
+                add_pair(w, self.n_cells, first + i)
         memset(shares, 0, cells * sizeof(float))
-        table().combine(inverse, 0, 1, 1, count, s.scores, cells, cells, shares, cells)
+        table().combine(inverse, 0, 1, 1, count, w.scores, cells, cells, shares, cells)
         for i in range(count):  # what `slopes` are worth to a query that attends elsewhere than its block
-            s.trust[first + i] = min(<float>1, 2 * table().overlap(s.scores + i * cells, inverse[i] * count, shares,
+            w.trust[first + i] = min(<float>1, 2 * table().overlap(w.scores + i * cells, inverse[i] * count, shares,
                                                                    cells))
         for c in range(cells):
             shares[c] *= shrink[c]
-        table().combine(s.scores, cells, 1, count, self.n_cells, values, self.value_pad, self.value_pad,
-                        s.out + first * self.value_pad, self.value_pad)
-        s.touched += count * self.n_cells
+        table().combine(w.scores, cells, 1, count, self.n_cells, values, self.value_pad, self.value_pad,
+                        w.out + first * self.value_pad, self.value_pad)
+        w.touched += count * self.n_cells
 
     cdef float gain(self, float variance, float spread, float log_count) noexcept nogil:
         """What a cell's share of the mass is weighed with: measured errors grow about so.

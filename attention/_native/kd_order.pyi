@@ -1,4 +1,3 @@
-import numpy as np
-import numpy.typing as npt
+from dci._runtime.types import FloatArray, IdArray
 
-def similar_order(coordinates: npt.NDArray[np.float32], leaf: int) -> npt.NDArray[np.int32]: ...
+def kd_order(coordinates: FloatArray, leaf: int) -> IdArray: ...

@@ -24,7 +24,7 @@ cdef class Moments:
     cdef float[:, ::1] covariance, lifted, mean_sigma
     cdef bint projected, second_order
 
-    cdef void pack(self, Py_ssize_t c, float *scratch) noexcept nogil
+    cdef void pack(self, Py_ssize_t c, float *buffer) noexcept nogil
     cdef tuple read(self)
     cdef void average(self) noexcept nogil
     cdef void spread(self, float total) noexcept nogil

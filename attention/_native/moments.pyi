@@ -1,9 +1,8 @@
-import numpy as np
-import numpy.typing as npt
 from typing_extensions import disjoint_base
 
-_Floats = npt.NDArray[np.float32]
-_Ids = npt.NDArray[np.int32]
+from dci._runtime.types import FloatArray, IdArray
+
+MomentsState = tuple[tuple[float, float], tuple[FloatArray, ...]]
 
 @disjoint_base
 class Moments:
@@ -12,19 +11,19 @@ class Moments:
     dim: int
     width: int
     n_directions: int
-    counts: _Ids
+    counts: IdArray
     def __init__(
         self,
-        keys: _Floats,
-        values: _Floats,
-        cell_of: _Ids,
-        centers: _Floats,
-        for_keys: _Floats | None = None,
-        for_queries: _Floats | None = None,
+        keys: FloatArray,
+        values: FloatArray,
+        cell_of: IdArray,
+        centers: FloatArray,
+        for_keys: FloatArray | None = None,
+        for_queries: FloatArray | None = None,
         second_order: bool = True,
     ) -> None: ...
-    def moments(self) -> tuple[tuple[float, float], tuple[_Floats, ...]]: ...
-    def restore(self, moments: tuple[tuple[float, float], tuple[_Floats, ...]]) -> None: ...
+    def state(self) -> MomentsState: ...
+    def restore(self, state: MomentsState) -> None: ...
     def reset(self) -> None: ...
     def release(self) -> None: ...
     def advance(self, boundary: int) -> None: ...

@@ -16,7 +16,9 @@ def round_up(n):
     return -(-n // LANES) * LANES
 
 
-cdef float LEAST_SPREAD = 0.25  # of the mean: also a cell of equal values has a mass to err in
+# Of the mean: also a cell of equal values has a mass to err in. To measure anew: python -m comparisons run --suite
+# attention_truth
+cdef float LEAST_SPREAD = 0.25
 
 
 cdef class Moments:
@@ -85,33 +87,33 @@ cdef class Moments:
         self.covariance = np.zeros((m, self.deviation_pad), np.float32)
         self.mean_sigma = np.zeros((self.dim, self.deviation_pad), np.float32)
         self.lifted = np.zeros((self.dim, self.deviation_pad), np.float32)
-        cdef float[:, ::1] scratch = np.empty((LANES, self.dim), np.float32)
+        cdef float[:, ::1] buffer = np.empty((LANES, self.dim), np.float32)
         with nogil:
             for c in range(self.n_cells + 1):
-                self.pack(c, &scratch[0, 0])
+                self.pack(c, &buffer[0, 0])
 
-    cdef void pack(self, Py_ssize_t c, float *scratch) noexcept nogil:
+    cdef void pack(self, Py_ssize_t c, float *buffer) noexcept nogil:
         """Copy the keys (transposed) and the values and deviations (as rows) of a cell."""
         cdef Py_ssize_t position, panel, lane
         cdef int32_t i
         cdef float *row
         cdef float *key
         for panel in range(self.first_panel[c], self.first_panel[c + 1]):
-            memset(scratch, 0, LANES * self.dim * sizeof(float))
+            memset(buffer, 0, LANES * self.dim * sizeof(float))
             for lane in range(LANES):
                 i = self.ids[panel * LANES + lane]
                 if i < 0:
                     break
-                memcpy(scratch + lane * self.dim, &self.keys[i, 0], self.dim * sizeof(float))
+                memcpy(buffer + lane * self.dim, &self.keys[i, 0], self.dim * sizeof(float))
                 memcpy(&self.rows[panel * LANES + lane, 0], &self.values[i, 0], self.width * sizeof(float))
-            table().transpose(scratch, self.dim, self.dim, &self.panels[panel, 0, 0])
+            table().transpose(buffer, self.dim, self.dim, &self.panels[panel, 0, 0])
             if c == self.n_cells:
                 continue
             for lane in range(LANES):
                 position = panel * LANES + lane
                 if self.ids[position] < 0:
                     break
-                key, row = scratch + lane * self.dim, &self.rows[position, self.value_pad]
+                key, row = buffer + lane * self.dim, &self.rows[position, self.value_pad]
                 if not self.projected:
                     table().prepare(key, self.dim, 1, &self.centers[c, 0], row)
                 else:
@@ -119,14 +121,14 @@ cdef class Moments:
                     table().combine(key, 0, 1, 1, self.dim, &self.for_keys[0, 0], self.deviation_pad,
                                     self.deviation_pad, row, self.deviation_pad)
 
-    def moments(self):
-        """Copy what `attend` reads of the keys taken so far, for `restore`."""
+    def state(self):
+        """Copy what attention reads of the keys taken so far, for `restore`."""
         return (self.mean_count, self.mean_spread), tuple(np.array(array) for array in self.read())
 
-    def restore(self, moments):
-        """Let `attend` read an earlier state; `advance` needs a `reset` first."""
-        self.mean_count, self.mean_spread = moments[0]
-        for array, copy in zip(self.read(), moments[1]):
+    def restore(self, state):
+        """Let attention read an earlier state; `advance` needs a `reset` first."""
+        self.mean_count, self.mean_spread = state[0]
+        for array, copy in zip(self.read(), state[1]):
             np.asarray(array)[...] = copy
 
     def reset(self):
@@ -140,7 +142,7 @@ cdef class Moments:
                 self.mean_sigma, self.spreads)
 
     def release(self):
-        """Give back the memory that only `advance`, `reset` and `exact` need: they are over."""
+        """Give back the memory that only `advance` and `reset` need: they are over."""
         self.keys, self.values = np.empty((0, self.dim), np.float32), np.empty((0, self.width), np.float32)
         self.second, self.key_sums = np.empty((0, 0, 0), np.float32), np.empty((0, 0), np.float32)
 

@@ -1,14 +1,26 @@
 from libc.stdint cimport int32_t, int64_t
 
 from .moments cimport Moments
-from .workspace cimport Scratch
+from .workspace cimport Workspace
 
 
-cdef void gather(Moments cells, Scratch s, const float[:, ::1] queries, const int32_t *order, Py_ssize_t n,
-                 float scale) noexcept nogil
-cdef void forget(Moments cells, Scratch s) noexcept nogil
-cdef void open_all(Moments cells, Scratch s) noexcept nogil
-cdef void near(Moments cells, Scratch s) noexcept nogil
-cdef void local(Moments cells, Scratch s, const int64_t *stops, Py_ssize_t boundary, Py_ssize_t length,
-                const float[:, :] local_keys, const float[:, :] local_values) noexcept nogil
-cdef void write(Moments cells, Scratch s, float[:, ::1] out, float *risks) noexcept nogil
+cdef class LocalKeys:
+    cdef const float[:, :] keys
+    cdef const float[:, :] values
+    cdef const int64_t[::1] stops
+    cdef Py_ssize_t boundary
+
+
+cdef struct Panels:  # keys transposed, LANES at a time, and their values as rows
+    const float *keys
+    const float *values
+    Py_ssize_t value_stride, n_keys
+
+
+cdef void load_queries(Moments cells, Workspace w, const float[:, ::1] queries, const int32_t *order, Py_ssize_t n,
+                       float scale) noexcept nogil
+cdef void reset_state(Moments cells, Workspace w) noexcept nogil
+cdef void choose_all_cells(Moments cells, Workspace w) noexcept nogil
+cdef void attend_near_cells(Moments cells, Workspace w) noexcept nogil
+cdef void attend_local_keys(Moments cells, Workspace w, LocalKeys local) noexcept nogil
+cdef void write_outputs(Moments cells, Workspace w, float[:, ::1] out, float *risks) noexcept nogil

@@ -1,13 +1,14 @@
 from libc.stdint cimport int32_t, uint8_t
 
 
+# To measure these anew: python -m comparisons run --suite attention_layers
 cdef enum:
     BLOCK = 64  # queries that share a linear form, and that visit a cell together
     TILE = 256  # keys that are scored at once
     LOCAL_TILE = 128  # of these, of the keys that queries see in part
 
 
-cdef class Scratch:
+cdef class Workspace:
     cdef Py_ssize_t capacity, n, n_pairs, touched
     cdef int32_t *row
     cdef float *queries
@@ -26,7 +27,7 @@ cdef class Scratch:
     cdef float *gaps_projected
     cdef float *trust
     cdef float *means_projected
-    cdef uint8_t *off
+    cdef uint8_t *is_outlier
     cdef float *spreads
     cdef float *wide
     cdef float *quadratic
@@ -46,13 +47,13 @@ cdef class Scratch:
                        Py_ssize_t m, Py_ssize_t deviation_pad) noexcept nogil
 
 
-cdef inline bint is_wanted(Scratch s, Py_ssize_t query) noexcept nogil:
-    return s.wanted == NULL or s.wanted[query]
+cdef inline bint is_wanted(Workspace w, Py_ssize_t query) noexcept nogil:
+    return w.wanted == NULL or w.wanted[query]
 
 
-cdef inline void add_pair(Scratch s, Py_ssize_t cell, Py_ssize_t query) noexcept nogil:
-    if not is_wanted(s, query):
+cdef inline void add_pair(Workspace w, Py_ssize_t cell, Py_ssize_t query) noexcept nogil:
+    if not is_wanted(w, query):
         return
-    s.pairs[2 * s.n_pairs] = <int32_t>cell
-    s.pairs[2 * s.n_pairs + 1] = <int32_t>query
-    s.n_pairs += 1
+    w.pairs[2 * w.n_pairs] = <int32_t>cell
+    w.pairs[2 * w.n_pairs + 1] = <int32_t>query
+    w.n_pairs += 1

@@ -1,10 +1,10 @@
-"""What attention over a field writes into while it works on some queries."""
+"""Memory for intermediate results while a field attends with some queries."""
 from libc.stdint cimport int32_t, uint8_t
 from libc.stdlib cimport free, malloc
 
 
-cdef class Scratch:
-    """Memory of one thread; a field keeps it from call to call."""
+cdef class Workspace:
+    """Buffers of one thread; a field keeps them from call to call."""
 
     def __dealloc__(self):
         free(self.row)
@@ -24,7 +24,7 @@ cdef class Scratch:
         free(self.gaps_projected)
         free(self.trust)
         free(self.means_projected)
-        free(self.off)
+        free(self.is_outlier)
         free(self.spreads)
         free(self.wide)
         free(self.quadratic)
@@ -54,7 +54,7 @@ cdef class Scratch:
         self.means = <float *>malloc(n_blocks * dim * sizeof(float))
         self.projected = <float *>malloc(n * deviation_pad * sizeof(float))
         self.means_projected = <float *>malloc(n_blocks * deviation_pad * sizeof(float))
-        self.off = <uint8_t *>malloc(n)
+        self.is_outlier = <uint8_t *>malloc(n)
         self.trust = <float *>malloc(n * sizeof(float))
         self.gaps_projected = <float *>malloc(n * deviation_pad * sizeof(float))
         self.keys = <float *>malloc(n_blocks * cells * dim * sizeof(float))
@@ -79,6 +79,6 @@ cdef class Scratch:
         return (self.row and self.queries and self.shift and self.sum and self.out and self.risk
                 and self.pointers and self.means
                 and self.projected and self.keys and self.values and self.shares and self.slopes and self.gaps
-                and self.gaps_projected and self.means_projected and self.off and self.trust and self.spreads
+                and self.gaps_projected and self.means_projected and self.is_outlier and self.trust and self.spreads
                 and self.wide and self.quadratic and self.bias and self.scores and self.sums and self.small
                 and self.taken and self.pairs and self.ends and self.visitors and self.panel and self.limits)

@@ -63,7 +63,7 @@ class DCILayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._show()
 
     def reset(self) -> None:
-        """Forget everything but the options."""
+        """Drop everything but the options."""
         self.index.reset()
         self.keys = self.values = None
         self.is_initialized = False

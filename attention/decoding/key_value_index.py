@@ -6,31 +6,26 @@ Needs no transformers: `attention.cache.DCICache` has one `KeyValueIndex` a laye
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from dci._runtime.blas import one_blas_thread
-from dci._runtime.threads import Work
+from dci._runtime.types import FloatArray
 
 from .._core.exact import attend_last
 from .._core.validation import check_inputs, check_settings
 from ..errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from ..options import AttentionOptions
-from .prefix import Choice, Prefix, make_prefix
+from .folding import KEPT, FoldedKeys, recent_before_fold
 from .report import IndexReport
-from .storage import Growing, Queries, Recent, usual
+from .storage import Growing, Queries, usual
 
-EXACT_BELOW = 8192  # keys: measured, below it the exact kernel is as fast
+# To measure these anew: python -m comparisons run --suite attention_decoding
+EXACT_BELOW = 8192  # keys: below it the exact kernel is as fast
 AT_ONCE = 32  # of more tokens than this, attention is worth planning for them alone
 _SAMPLE = 512  # tokens whose queries are remembered
 _LEAST_SAMPLE = 16  # tokens, before which queries are not known well enough
 _LEAST_KEYS = 16  # of a sequence
-_KEPT = 32  # recent keys that a fold leaves, for `crop` to take back
-_RECENT = 6.0  # times the root of the number of keys: folding and attending to recent keys then cost about the same
-_WORTH_THREADS = 2_000_000  # numbers that the last token read
 
 
 class KeyValueIndex:
@@ -43,7 +38,8 @@ class KeyValueIndex:
     Parameters
     ----------
     options : AttentionOptions, optional
-        `exact_below` counts keys. There is no `top_k` here.
+        `exact_below` counts the keys of a sequence, all of which the last token sees; None means 8,192. There is no
+        `top_k` here.
 
     Raises
     ------
@@ -86,22 +82,19 @@ class KeyValueIndex:
         check_options(options)
         if options != self._options:
             self._options = options
-            self._unfold()
+            self._invalidate()
 
     def reset(self) -> None:
-        """Forget everything but the options."""
+        """Drop everything but the options."""
         self._store: tuple[Growing, Growing] | None = None
         self._queries: Queries | None = None
         self._scale, self._starts = math.nan, list[int]()
-        self._numbers, self._touched = 0, 0.0
-        self._unfold()
+        self._touched = 0.0
+        self._invalidate()
 
-    def _unfold(self) -> None:
-        """Undo the cells, and what was decided about them."""
-        self._prefixes: list[list[Prefix] | None] | None = None  # of sequences; None for those that are too short
-        self._choices: list[list[Choice] | None] | None = None
-        self._recent: Recent | None = None
-        self._folded = 0
+    def _invalidate(self) -> None:
+        """Drop the cells, and what was decided about them."""
+        self._cells = FoldedKeys()
 
     def __len__(self) -> int:
         return 0 if self._store is None else self._store[0].length
@@ -232,26 +225,26 @@ class KeyValueIndex:
                 f"query: expected shape ({batch}, Hq, L, {width}) with L from 1 to {n_keys}, "
                 f"received {tuple(query.shape)}"
             )
-        places = _starts(starts, batch, n_keys - length)
+        places = _checked_starts(starts, batch, n_keys - length)
         scale = max(width, 1) ** -0.5 if scale is None else float(scale)
         with torch._C.DisableTorchFunction():  # or `use` around this call would take its exact parts
             self._fold(query, scale, places, options)
-            return self._attend(query)
+            return self._attend_last(query)
 
-    def _attend(self, query: Tensor) -> Tensor:
+    def _attend_last(self, query: Tensor) -> Tensor:
         """Attend by cells, where there are some, and where they can answer."""
         keys, values = self._filled()
         batch, n_heads, n_keys, width = keys.shape
         length, scale, starts = query.shape[2], self._scale, self._starts
-        if self._prefixes is None:
+        if self._cells.prefixes is None:
             self._touched = n_keys - sum(starts) / max(batch, 1)
             return attend_last(query, keys, values, starts, scale)
         with torch.inference_mode(False):
             out = torch.empty((batch, n_heads, query.shape[1] // n_heads * length, values.shape[3]), device="cpu")
         rows = query.detach().reshape(*out.shape[:3], width).float()
         answered = usual(rows)
-        answered[[of is None for of in self._prefixes]] = False
-        self._near_and_far(rows, answered, out, length)
+        answered[[of is None for of in self._cells.prefixes]] = False
+        self._touched = self._cells.attend_folded((keys, values), rows, answered, out, length, self.options)
         out = out.view(batch, -1, length, out.shape[3]).to(query.dtype)
         left = ~answered.view(batch, -1, length)
         for b in left.flatten(1).any(1).nonzero().flatten().tolist():
@@ -260,62 +253,23 @@ class KeyValueIndex:
             out[b] = torch.where(left[b, :, :, None], alone[0], out[b])
         return out
 
-    def _near_and_far(self, query: Tensor, answered: Tensor, out: Tensor, length: int) -> None:
-        """Attend with the sequences that have cells, (B, H, G * L, E) to (B, H, G * L, Ev), for rows to be answered."""
-        n_heads, rows, width = out.shape[1:]
-        queries, outs = query.contiguous().flatten(0, 1).numpy(), out.flatten(0, 1).numpy()
-        wanted = answered.flatten(0, 1).numpy()
-        keys, values = (x[:, :, self._folded :] for x in self._filled())
-        n_recent = keys.shape[2]
-        if self._recent is None or self._recent.room < n_recent:
-            self._recent = Recent(keys, values, n_recent + self._fold_after(length + self.options.window) // 2)
-        self._recent.fill(keys, values)
-        recent = self._recent.heads
-        # Rows are g * L + i. Those of a token attend together, as those of the sample did: the error is that of it.
-        tokens = np.arange(rows, dtype=np.int32).reshape(-1, length).T
-        stops = np.arange(n_recent - length + 1, n_recent + 1, dtype=np.int64)
-        keep_far = self.options.far_field is not False
-        heads = [(b * n_heads + h, p) for b, of in enumerate(self._prefixes or ()) if of for h, p in enumerate(of)]
-        touched: dict[int, int] = {}
-
-        def attend(item: tuple[int, Prefix]) -> None:
-            i, prefix = item
-            local_keys, local_values = recent[i]
-            touched[i] = 0
-            for token in tokens:
-                some, _ = prefix.field.attend(
-                    queries[i], token[wanted[i, token]], self._scale, prefix.choice.threshold, keep_far, outs[i],
-                    stops, local_keys=local_keys, local_values=local_values,
-                )  # fmt: skip
-                touched[i] += some
-
-        n_threads = self.options.num_threads or torch.get_num_threads()
-        with Work(n_threads if self._numbers >= _WORTH_THREADS else 1) as work:
-            work.run(attend, heads)
-        n_touched = sum(touched.values())
-        self._numbers = n_touched * (queries.shape[-1] + width)
-        self._touched = n_touched / (len(heads) * rows)
-
-    def _fold_after(self, exact: int) -> int:
-        """How many recent keys make a fold, if so many are to be attended to exactly."""
-        return int(exact + _KEPT + _RECENT * math.sqrt(len(self)))
-
     def _fold(self, query: Tensor, scale: float, starts: list[int], options: AttentionOptions) -> None:
         """Remember the queries and the settings, and put the keys before the last tokens into cells, if it is time."""
         same = scale == self._scale and starts == self._starts and options == self._options
         n_keys, length = len(self), query.shape[2]
         exact = length + options.window  # keys that the first query sees exactly, or not at all
-        reaches = same and self._folded <= n_keys - exact  # keys that the cells hold are before all of these
-        due = scale > 0 and not (reaches and self._folded and n_keys - self._folded <= self._fold_after(exact))
-        boundary = n_keys - exact - _KEPT
+        folded = self._cells.count
+        reaches = same and folded <= n_keys - exact  # keys that the cells hold are before all of these
+        due = scale > 0 and not (reaches and folded and n_keys - folded <= recent_before_fold(n_keys, exact))
+        boundary = n_keys - exact - KEPT
         long = self._long(query, boundary, starts, options, reaches) if due else []
         # Nothing has changed so far, and no argument is refused from here on.
         if not reaches:
-            self._unfold()  # and what was decided about cells, from keys that these queries may not see
+            self._invalidate()  # and what was decided about cells, from keys that these queries may not see
         self._remember(query)
         self._scale, self._starts, self._options = scale, starts, options
         if due:
-            self._make_cells(long, boundary)
+            self._cells.fold(self._filled(), self._samples(long), starts, boundary, scale, options)
 
     def _long(
         self, query: Tensor, boundary: int, starts: list[int], options: AttentionOptions, reaches: bool
@@ -333,41 +287,23 @@ class KeyValueIndex:
         for b, start in enumerate(starts):
             if boundary - start < _LEAST_KEYS:
                 continue
-            in_cells = reaches and self._prefixes is not None and self._prefixes[b] is not None
-            new = keys[b, :, self._folded if in_cells else start : boundary]
+            in_cells = reaches and self._cells.holds(b)
+            new = keys[b, :, self._cells.count if in_cells else start : boundary]
             if all(usual(head).all() for head in new):
                 long.append(b)
             elif not all(torch.isfinite(head).all() for head in new):
                 raise InvalidValueError("key: expected finite values, received NaN or infinity")
         return long
 
-    def _make_cells(self, long: list[int], boundary: int) -> None:
-        """Put the keys before `boundary` of some sequences into cells, those whose queries are known well enough."""
-        keys, values = self._filled()
-        batch, n_heads, n_keys, _ = keys.shape
-        old = self._choices or [None] * batch
-        self._prefixes, self._recent, self._folded = None, None, 0  # first, for the memory and in case of an error
-        samples = {}
+    def _samples(self, long: list[int]) -> dict[int, list[FloatArray]]:
+        """Recent queries of these sequences, head by head, where they are known well enough."""
+        samples: dict[int, list[FloatArray]] = {}
+        _, n_heads, n_keys, _ = self.keys.shape
         for b in long:
             of = [self._queries.last(b, h, n_keys - self._starts[b]) for h in range(n_heads)] if self._queries else []
             if min(map(len, of), default=0) >= _LEAST_SAMPLE:
                 samples[b] = of
-        if not samples:
-            return
-        made: dict[tuple[int, int], Prefix] = {}
-
-        def fold(item: tuple[int, int]) -> None:
-            b, h = item
-            key, value = (x[b, h, self._starts[b] : boundary].float().contiguous().numpy() for x in (keys, values))
-            choices = old[b]
-            choice = None if choices is None else choices[h]
-            made[item] = make_prefix(key, value, samples[b][h], self._scale, self.options, choice)
-
-        with one_blas_thread(), Work(self.options.num_threads or torch.get_num_threads()) as work:
-            work.run(fold, [(b, h) for b in samples for h in range(n_heads)])
-        prefixes = [[made[b, h] for h in range(n_heads)] if b in samples else None for b in range(batch)]
-        self._prefixes, self._folded = prefixes, boundary
-        self._choices = [None if of is None else [prefix.choice for prefix in of] for of in prefixes]
+        return samples
 
     def crop(self, length: int) -> None:
         """Keep the first `length` keys and values.
@@ -391,9 +327,9 @@ class KeyValueIndex:
             return
         for rows in self._store:
             rows.length = length
-        self._recent = None
-        if length < self._folded or length <= max(self._starts, default=0):
-            self._unfold()
+        self._cells.drop_recent()
+        if length < self._cells.count or length <= max(self._starts, default=0):
+            self._invalidate()
 
     def select(self, indices: Tensor) -> None:
         """Keep these sequences of the batch, in this order and as often as they are named.
@@ -415,21 +351,16 @@ class KeyValueIndex:
             return
         keys, values = (rows.select(indices) for rows in self._store)
         queries = None if self._queries is None else self._queries.select(indices)
-        self._store, self._queries, self._recent = (keys, values), queries, None
+        self._store, self._queries = (keys, values), queries
         self._starts = [self._starts[b] for b in chosen] if self._starts else []
-        self._prefixes = None if self._prefixes is None else [self._prefixes[b] for b in chosen]
-        self._choices = None if self._choices is None else [self._choices[b] for b in chosen]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Kernels' memory is not copied: cells are made anew.
-        return self.__dict__ | {"_prefixes": None, "_recent": None, "_folded": 0}
+        self._cells.select(chosen)
 
     def report(self) -> IndexReport:
         """Say what the last token touched, and with what error."""
-        heads = [prefix for of in self._prefixes or () for prefix in of or ()]
+        heads = [prefix for of in self._cells.prefixes or () for prefix in of or ()]
         error = max((prefix.error for prefix in heads), default=0.0)
         share = self._touched / len(self) if len(self) else 0.0
-        return IndexReport(len(self), self._folded, self._touched, share, error)
+        return IndexReport(len(self), self._cells.count, self._touched, share, error)
 
 
 def check_options(options: AttentionOptions) -> None:
@@ -446,7 +377,7 @@ def _shape(grouped: Tensor) -> tuple[int, int, int, int]:
     return batch, heads, group, width
 
 
-def _starts(starts: Sequence[int] | None, batch: int, most: int) -> list[int]:
+def _checked_starts(starts: Sequence[int] | None, batch: int, most: int) -> list[int]:
     """Check the starts of sequences and return them as a list."""
     try:
         places = [0] * batch if starts is None else [operator.index(start) for start in starts]

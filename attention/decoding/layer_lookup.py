@@ -23,7 +23,7 @@ def mark(tensor: Tensor, layer: Layer) -> Tensor:
     return tensor
 
 
-def attend(
+def attend_cached(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -58,13 +58,13 @@ def attend(
     windowed = rule.window is not None and rule.window < n_keys
     if length > AT_ONCE or windowed or n_keys != len(index) or not (rule.causal or length == 1):
         return None
-    starts = None if padding is None else _starts(padding)
+    starts = None if padding is None else _left_padding(padding)
     if padding is not None and (starts is None or padding.shape[1] != n_keys or max(starts) > n_keys - length):
         return None
     return index.attend(query, scale, starts, options if layer.follows else None)
 
 
-def observe(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions | None) -> None:
+def observe_cached(query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions | None) -> None:
     """Have the index that the keys and values belong to, if there is one, remember many queries attended elsewhere."""
     layer = _layer(key, value)
     if layer is None or query.shape[2] <= AT_ONCE:
@@ -81,7 +81,7 @@ def _layer(key: Tensor, value: Tensor) -> Layer | None:
     return cast(Layer, found)
 
 
-def _starts(padding: Tensor) -> list[int] | None:
+def _left_padding(padding: Tensor) -> list[int] | None:
     """Count the padding on the left, by sequence; None if there is other padding. Known to the tensor from then on."""
     known: tuple[list[int] | None] | None = getattr(padding, "_dci_starts", None)
     if known is None:

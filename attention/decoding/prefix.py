@@ -1,23 +1,26 @@
 """The keys of one head that decoding attends to through cells: a plan, a field, and a threshold from recent queries."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .._core.head import ALL_NEAR
-from .._core.planning import FloatArray, Plan, make_plan
+from dci._runtime.types import FloatArray
+
+from .._core.head import ALL_NEAR, make_field
+from .._core.planning import HeadPlan, make_plan
+from .._core.threshold_search import Look, ThresholdSearch, search_size
 from .._native.far_field import Field
 from ..options import AttentionOptions
 
+# To measure these anew: python -m comparisons run --suite attention_decoding
 DIRECTIONS = 16  # of the moments, which every token reads all of: with more, fewer keys are near, but it takes longer
 _ROWS, _LEAST_TOKENS = 256, 128  # of the sample
-_ERRORS, _WORST = 3.0, 4.0  # standard errors, and times the worst token, that a bound adds to squared errors
-_FIRST, _STEP = 0.05, 4.0  # thresholds
-_LEAST = 1e-4
-_MOST = 400.0  # times the squared tolerance: a cell of such a weight is near even where the sample does not ask for it
-_NONE_NEAR = 64.0
+_UPPER_CONFIDENCE, _WORST = 3.0, 4.0  # standard errors, and times the worst token, that a bound adds to squared errors
+_FIRST = 0.05  # threshold
+_SEARCH = ThresholdSearch(least=1e-4, most=np.inf, looks=16, refinements=2)
+_MOST = 200.0  # times the squared tolerance: a cell of such a weight is near even where the sample does not ask for it
+_NONE_NEAR, _SIZE_LOOKS = 64.0, 10
 _PAYS = 0.6  # of the keys: touching more takes longer than attending to all
 
 
@@ -27,14 +30,14 @@ class Choice:
 
     Attributes
     ----------
-    plan : Plan
+    plan : HeadPlan
     planned : int
         How many keys there were when the plan was made.
     threshold : float
         Of a near cell; `ALL_NEAR` where exact attention is as fast.
     """
 
-    plan: Plan
+    plan: HeadPlan
     planned: int
     threshold: float
 
@@ -85,58 +88,41 @@ def make_prefix(
         planned_with = options.replace(directions=directions)
         fitted = query[::2].reshape(-1, width)  # not those of the sample, which would seem to err less than others
         plan, planned = make_plan(fitted, key, n_keys, scale, planned_with, 1), n_keys
-    for_keys, for_queries = plan.moments or (None, None)
-    field = Field(
-        key,
-        value,
-        plan.cells_of(key, value, options.sink, 1),
-        plan.references,
-        for_keys,
-        for_queries,
-        second_order=options.far_field is False or options.far_field != 0,
-    )
+    field = make_field(plan, key, value, scale, options, 1)
     field.advance(n_keys)
-    sample = _Sample(field, query[1::2], scale, options.far_field is not False)
+    sample = TokenSample(field, query[1::2])
     if options.near is None:
         look = sample.search(options.tolerance, _FIRST if old is None or old.threshold == ALL_NEAR else old.threshold)
         pays = look.bound <= options.tolerance and look.touched <= _PAYS * n_keys
     else:
         near = options.near if isinstance(options.near, int) else options.near * n_keys
-        look, pays = sample.search_size(near), near < n_keys
+        look = search_size(sample.measure, near, _SEARCH.least, _NONE_NEAR, _SIZE_LOOKS)
+        pays = near < n_keys
     threshold, error = (look.threshold, look.error) if pays else (ALL_NEAR, 0.0)
     field.release()
     return Prefix(Choice(plan, planned, threshold), field, error)
 
 
-class Look(NamedTuple):
-    """A threshold, the relative L2 error of the worst query head and a bound for others, what a query touches."""
-
-    threshold: float
-    error: float
-    bound: float
-    touched: float
-
-
-class _Sample:
+class TokenSample:
     """Tokens whose attention to a field is known exactly, each attending as when it is decoded."""
 
-    def __init__(self, field: Field, query: FloatArray, scale: float, keep_far: bool) -> None:
+    def __init__(self, field: Field, query: FloatArray) -> None:
         n_tokens, group, width = query.shape
         size = min(n_tokens, max(_LEAST_TOKENS, _ROWS // group))
         chosen = np.linspace(0, n_tokens - 1, size).round().astype(int)
         self.query = np.ascontiguousarray(query[chosen]).reshape(-1, width)
         self.tokens = np.arange(len(self.query), dtype=np.int32).reshape(-1, group)
-        self.field, self.scale, self.keep_far = field, scale, keep_far
+        self.field = field
         self.out = np.empty((len(self.query), field.width), np.float32)
-        field.attend(self.query, self.tokens.reshape(-1), scale, ALL_NEAR, keep_far, self.out)
+        field.attend_rows(self.query, self.tokens.reshape(-1), ALL_NEAR, self.out)
         self.exact = self.out.copy()
         self.norm = np.maximum(np.sqrt(self._sums(self.exact).sum(0)), float(np.finfo(np.float32).tiny))
 
     def measure(self, threshold: float) -> Look:
-        """Attend with the sample."""
+        """Attend with the sample: the error of the worst query head, and a bound for other tokens."""
         touched = 0
         for rows in self.tokens:
-            touched += self.field.attend(self.query, rows, self.scale, threshold, self.keep_far, self.out)[0]
+            touched += self.field.attend_rows(self.query, rows, threshold, self.out)[0]
         with np.errstate(invalid="ignore", over="ignore"):  # of values that are not finite: no bound holds then
             squares = self._sums(self.out - self.exact)
             error = np.sqrt(squares.sum(0)) / self.norm
@@ -150,42 +136,16 @@ class _Sample:
 
     def search(self, tolerance: float, first: float) -> Look:
         """Look for the largest threshold whose bound is within the tolerance; if none is, return the smallest."""
-        good, bad, most = None, None, _MOST * tolerance**2
-        look = self.measure(min(first, most))
-        while good is None or bad is None:
-            if look.bound <= tolerance:
-                good = look
-                if look.threshold >= most or look.bound > 0.7 * tolerance:
-                    return good
-                step = _STEP
-            else:
-                bad = look
-                if look.threshold <= _LEAST:
-                    return good or bad
-                step = 1 / _STEP
-            if good is None or bad is None:
-                look = self.measure(float(np.clip(look.threshold * step, _LEAST, most)))
-        for _ in range(2):
-            look = self.measure(float(np.sqrt(good.threshold * bad.threshold)))
-            if look.bound <= tolerance:
-                good = look
-            else:
-                bad = look
-        return good
 
-    def search_size(self, size: float) -> Look:
-        """Bisect for the threshold whose near field has about `size` keys."""
-        none_near = look = self.measure(_NONE_NEAR)
-        low, high = np.log(_LEAST), np.log(_NONE_NEAR)
-        for _ in range(10):
-            middle = (low + high) / 2
-            look = self.measure(float(np.exp(middle)))
-            low, high = (low, middle) if look.touched - none_near.touched < size else (middle, high)
-        return look
+        def settled(look: Look, good: Look | None, bad: Look | None) -> bool:
+            return look is good and look.bound > 0.7 * tolerance
+
+        most = _MOST * tolerance**2
+        return _SEARCH._replace(most=most).find(self.measure, tolerance, min(first, most), settled)
 
 
 def _largest_sum(squares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Bound the sum of the squared errors of as many other tokens, (tokens, G) to (G,), though their tail be heavy."""
     errors = np.sqrt(np.square(squares).sum(0))
-    bound: npt.NDArray[np.float64] = squares.sum(0) + _ERRORS * errors + _WORST * squares.max(0)
+    bound: npt.NDArray[np.float64] = squares.sum(0) + _UPPER_CONFIDENCE * errors + _WORST * squares.max(0)
     return bound

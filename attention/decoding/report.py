@@ -28,7 +28,8 @@ class IndexReport:
     error: float
 
     def __str__(self) -> str:
-        return f"{self.length} tokens, {self.folded} in cells, {self.keys_touched:.1f} keys touched"
+        error = f", error about {self.error:.1e}" if self.folded else ""
+        return f"{self.length} tokens, {self.folded} in cells, {self.keys_touched:.1f} keys touched{error}"
 
 
 @dataclass(frozen=True)

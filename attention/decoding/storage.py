@@ -5,14 +5,14 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from .._core.planning import FloatArray
+from dci._runtime.types import FloatArray
 
 _LEAST_ROOM = 256
 _LARGEST = 1e12  # of a query: the squares that cells need do not overflow below it, at any key of an ordinary size
 
 
 def usual(query: Tensor) -> Tensor:
-    """Tell which queries cells can answer, and need not fear for their company, (…, E) to (…), bool: finite ones."""
+    """Tell which queries cells can answer, (…, E) to (…), bool: finite ones, that do not spoil the mean of a block."""
     return (query.abs() < _LARGEST).all(-1)
 
 

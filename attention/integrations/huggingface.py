@@ -114,11 +114,11 @@ def _attention_function(options: AttentionOptions | None) -> Callable[..., tuple
             n_keys = attention_mask.shape[1]
             if n_keys < key.shape[2]:  # a static cache has room for more
                 key, value = key[:, :, :n_keys], value[:, :, :n_keys]
-        indexed = layer_lookup.attend(query, key, value, attention_mask, rule, scaling, options)
+        indexed = layer_lookup.attend_cached(query, key, value, attention_mask, rule, scaling, options)
         if indexed is not None:
             return indexed.transpose(1, 2).contiguous(), None
-        output = _attend(query, key, value, attention_mask, rule, scaling, options)
-        layer_lookup.observe(query, key, value, options)  # last: a refused call leaves the index as it was
+        output = _attend_last_queries(query, key, value, attention_mask, rule, scaling, options)
+        layer_lookup.observe_cached(query, key, value, options)  # last: a refused call leaves the index as it was
         return output.transpose(1, 2).contiguous(), None
 
     return attention
@@ -140,7 +140,7 @@ def _weights_are_collected() -> bool:
     return collector is not None and any("attentions" in name for name in collector.get() or ())
 
 
-def _attend(
+def _attend_last_queries(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -169,8 +169,8 @@ def _attend(
     output = query.new_empty((*query.shape[:-1], value.shape[-1]))
     with torch._C.DisableTorchFunction():  # or `use` around the model would take the exact parts
         for i in range(len(query)):
-            visible = _visible(length, n_keys, None if padding is None else padding[i], MaskRule(causal, window))
-            output[i] = dispatch.attend(
+            visible = _seen_by_last(length, n_keys, None if padding is None else padding[i], MaskRule(causal, window))
+            output[i] = dispatch.attend_visible(
                 query[i].reshape(key.shape[1], -1, *query.shape[2:]),
                 key[i],
                 value[i],
@@ -181,7 +181,7 @@ def _attend(
     return output
 
 
-def _visible(length: int, n_keys: int, kept: Tensor | None, rule: MaskRule) -> Visible:
+def _seen_by_last(length: int, n_keys: int, kept: Tensor | None, rule: MaskRule) -> Visible:
     """Intervals of keys for queries that are the last of them; `kept` of shape (n_keys,) is False for padding."""
     position = torch.arange(n_keys - length, n_keys)
     starts = torch.zeros_like(position) if rule.window is None else position - (rule.window - 1)

@@ -44,14 +44,16 @@ def choose(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
     found = attention_layers(model)
     if not found:
         raise InvalidValueError(
-            f"{type(model).__name__} has no attention layer: no nn.MultiheadAttention, no module that calls "
-            f"{_NAME} and none with 'Attention' in its class's name"
+            f"model: expected a nn.MultiheadAttention, a module that calls {_NAME} or one with 'Attention' in its "
+            f"class's name, received {type(model).__name__} without any"
         )
     if layers is None:
         return found
     wanted = [layers] if isinstance(layers, int | str) else layers
     if isinstance(wanted, bytes) or not isinstance(wanted, Sequence):
-        raise InvalidTypeError(f"layers must be None, an int, a str or a list of them, not {type(layers).__name__}")
+        raise InvalidTypeError(
+            f"layers: expected None, an int, a str or a list of them, received {type(layers).__name__}"
+        )
     names = list(found)
     chosen = {name for item in wanted for name in _matching(item, names)}
     return {name: module for name, module in found.items() if name in chosen}
@@ -59,14 +61,16 @@ def choose(model: nn.Module, layers: Layers) -> dict[str, nn.Module]:
 
 def _matching(item: int | str, names: list[str]) -> list[str]:
     if isinstance(item, bool) or not isinstance(item, int | str):
-        raise InvalidTypeError(f"layers must hold ints and strings, not {type(item).__name__}")
+        raise InvalidTypeError(f"layers: expected ints and strings, received {type(item).__name__}")
     if isinstance(item, str):
         matching = [name for name in names if fnmatchcase(name, item)]
     else:
         matching = [names[item]] if -len(names) <= item < len(names) else []
     if not matching:
         listed = ", ".join(f"{index} {name!r}" for index, name in enumerate(names))
-        raise InvalidValueError(f"no attention layer {item!r}; the model has {len(names)}: {listed}")
+        raise InvalidValueError(
+            f"layers: expected some of the model's {len(names)} attention layers ({listed}), received {item!r}"
+        )
     return matching
 
 

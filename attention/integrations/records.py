@@ -30,8 +30,8 @@ class Calls:
         How many heads each method served.
     share : float
         Keys touched over keys there, the mean of all heads.
-    error : float
-        The worst estimated error of a head.
+    error, error_bound : float
+        The largest estimate and the largest bound of a head's error.
     seconds : float
         Wall time.
     """
@@ -42,6 +42,7 @@ class Calls:
     methods: Counter[str] = field(default_factory=Counter)
     share: float = 0.0
     error: float = 0.0
+    error_bound: float = 0.0
     seconds: float = 0.0
 
     def add(self, query: tuple[int, ...], key: tuple[int, ...], report: "Report") -> None:
@@ -53,13 +54,15 @@ class Calls:
         touched = heads_before * self.share + sum(head.share for head in report.heads)
         self.share = touched / max(1, self.methods.total())
         self.error = max(self.error, report.worst_error)
+        self.error_bound = max([self.error_bound, *(head.error_bound for head in report.heads)])
         self.seconds += report.seconds
 
     def __str__(self) -> str:
         methods = ", ".join(f"{name} {count}" for name, count in self.methods.most_common())
         return (
             f"{self.count} × query {self.query} key {self.key}: heads {methods or 'none'}; "
-            f"keys touched {self.share:.1%}, error ≤ {self.error:.1e}, {self.seconds:.3f} s"
+            f"keys touched {self.share:.1%}, error about {self.error:.1e}, bound {self.error_bound:.1e}, "
+            f"{self.seconds:.3f} s"
         )
 
 

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .._core.multi_head import multi_head_attention
 from ..errors import AttentionError, InvalidTypeError
 from ..functional import dci_attention
 from ..options import AttentionOptions
-from .multi_head import multi_head_attention
 from .records import Record
 
 _ATTENTION = {
@@ -67,12 +67,12 @@ class AttentionMode(TorchFunctionMode):
         """Answer attention; call everything else as it is."""
         kwargs = kwargs or {}
         if func in _ATTENTION:
-            return self._attend(*args, **kwargs)
+            return self._attend_scaled_dot_product(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             return self._attend_multi_head(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _attend(
+    def _attend_scaled_dot_product(
         self,
         query: Tensor,
         key: Tensor,
@@ -111,7 +111,7 @@ class AttentionMode(TorchFunctionMode):
         elif arguments["static_k"] is not None or arguments["static_v"] is not None:
             self.record.leave("static_k, static_v: keys or values are given in their heads already")
         else:
-            return multi_head_attention(self._attend, **arguments), None
+            return multi_head_attention(self._attend_scaled_dot_product, **arguments), None
         return F.multi_head_attention_forward(*args, **kwargs)
 
 

@@ -174,7 +174,7 @@ class RankedTopK(DCIAttention):
         return [{"top_k": max(1, int(share * length))} for share in SHARES]
 
     def __init__(self, threads: int, causal: bool = False, **settings: Any) -> None:
-        super().__init__(threads, causal, **{"far_field": False, "embedding": self.embedding} | settings)
+        super().__init__(threads, causal, **{"far_field": "none", "embedding": self.embedding} | settings)
 
 
 class IceFormer(RankedTopK):

@@ -123,14 +123,15 @@ def _keys(suite: Suite, run: Run, name: str, options: Options) -> None:
     }
     bench.compare(_contenders(suite, options, alone), 1, sample=128 if options.smoke else 512)
     near = NEAR[:: 2 if options.smoke else 1]
-    fields = {"dci": [({"near": n, "far_field": order}, f"far field, order {order}") for order in (0, 2) for n in near]}
+    estimates = ("mean", "covariance")
+    fields = {"dci": [({"near": n, "far_field": how}, f"far field, {how}") for how in estimates for n in near]}
     bench.compare(_contenders(suite, options, {"exact": [({}, "")]} | fields), 1)
 
 
 def _sensitivity(suite: Suite, run: Run, name: str, options: Options) -> None:
     """`dci_attention` with one option changed at a time."""
     length = SMOKE_LENGTH if options.smoke else 16_384
-    changed = [{"near": near} for near in NEAR] + [{"far_field": order} for order in (0, 2, False)]
+    changed = [{"near": near} for near in NEAR] + [{"far_field": how} for how in ("mean", "covariance", "none")]
     changed += [{"directions": m} for m in (4, 8, 16, 32)] + [{"embedding": how} for how in ("query", "random")]
     changed += [{"tolerance": t} for t in (0.2, 0.1, 0.02, 0.01)]
     settings = {"exact": [({}, "")], "dci": [(setting, "") for setting in [{}, *changed[:: 4 if options.smoke else 1]]]}

@@ -8,6 +8,7 @@ effort, so that recall rises along them; their last entry is the most that the r
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -88,7 +89,7 @@ class DCI(Adapter):
         return self.index.query(queries, k, **search).indices
 
     def notes(self) -> Arguments:
-        return dict(self.index.stats_)
+        return {name: value for name, value in asdict(self.index.stats_).items() if value is not None}
 
 
 class DCIExact(Adapter):

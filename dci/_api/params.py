@@ -55,7 +55,7 @@ class Params:
         if isinstance(directions, str):
             kind: str | FloatArray = check.check_choice(directions, "directions", DIRECTIONS)
         elif directions is None:
-            raise InvalidTypeError(f"directions: expected one of {DIRECTIONS} or an array, got None")
+            raise InvalidTypeError(f"directions: expected one of {DIRECTIONS} or an array, received None")
         else:
             kind = _direction_array(directions, composite, simple)
         return cls(
@@ -82,12 +82,12 @@ def _direction_array(directions: object, composite: int | None, simple: int | No
     array, absmax = check.as_points(directions, "directions")  # type: ignore[arg-type]
     if len(array) == 0 or not np.all(np.any(array != 0, axis=1)) or absmax > 1e15:
         raise InvalidValueError(
-            f"directions: expected at least one row, none of them zero or above 1e15, got shape {array.shape}"
+            f"directions: expected at least one row, none of them zero or above 1e15, received shape {array.shape}"
         )
     total = len(array)
     if total % (composite or 1) or (simple is not None and simple * (composite or 1) != total):
         raise InvalidValueError(
-            f"directions: expected n_composite * n_simple rows, got {total} rows with "
+            f"directions: expected n_composite * n_simple rows, received {total} rows with "
             f"n_composite={composite or 'auto'} and n_simple={simple or 'auto'}"
         )
     return array

@@ -1,7 +1,7 @@
-"""The border: the only place where arguments are coerced and checked.
+"""Input validation: the only place where arguments are coerced and checked.
 
 Below it, points are C-contiguous float32 of shape (n, d) and finite, counts are ints, and nothing
-is checked again. Every message says what was expected and what came.
+is checked again. Every message says what was expected and what was received.
 """
 
 import math
@@ -14,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .._native.kernels import survey
+from .._native.rescore import METRICS
+from .._runtime.types import FloatArray
 from ..errors import InvalidTypeError, InvalidValueError
 from .subset import Subset
 
-METRICS = ("l2", "ip", "cosine")
 MAX_THREADS = 1024
-_SORTED_PER_POINT = 32  # a mask of all points is made in the time that sorting so few ids takes
-
-FloatArray = npt.NDArray[np.float32]
+_METRIC_ALIASES = {"euclidean": "l2", "inner_product": "ip"}
+# A mask of n points takes as long as sorting n / 32 ids. To measure anew: time `np.unique` against filling a mask.
+_SORTED_PER_POINT = 32
 
 
 def as_points(X: npt.ArrayLike, name: str = "X", dim: int | None = None) -> tuple[FloatArray, float]:
@@ -232,8 +233,8 @@ def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
 
 
 def check_metric(metric: Any) -> str:
-    """Return `metric`, one of ``"l2"``, ``"ip"`` and ``"cosine"``."""
-    return check_choice(metric, "metric", METRICS)
+    """Return ``"l2"``, ``"ip"`` or ``"cosine"``; ``"euclidean"`` and ``"inner_product"`` are other names of two."""
+    return check_choice(_METRIC_ALIASES.get(metric, metric) if isinstance(metric, str) else metric, "metric", METRICS)
 
 
 def _asarray(value: npt.ArrayLike, name: str) -> npt.NDArray[Any]:

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
-from .._native import cells as native_cells
+from .._native.cells import nearest, nearest_by_region
+from .._native.kernels import LANES
 from .._native.rows import multiply, panels_of
 from .._runtime.threads import Work, blocks, even_blocks
 from .._runtime.types import FloatArray, IdArray
 
-LANES = 16
-_BLOCK = 4096
-_ROUNDS = 3
+# To measure anew: `python -m comparisons run --suite construction`.
+BLOCK = 4096  # rows that one task projects or assigns
+_ROUNDS = 3  # of Lloyd's algorithm
 _MANY_REGIONS = 12  # from which points find their cell through regions of cells
 _FIELD_OF_VIEW = 3  # a region looks at a third of the centres
 
@@ -42,10 +44,10 @@ def assign_cells(rows: FloatArray, centers: FloatArray, num_threads: int = 1) ->
 
     def assign(block: tuple[int, int]) -> None:
         part = slice(*block)
-        native_cells.nearest(rows[part], panels, bias, cell_of[part], gap[part])
+        nearest(rows[part], panels, bias, cell_of[part], gap[part])
 
     with Work(num_threads) as work:
-        work.run(assign, blocks(len(rows), _BLOCK))
+        work.run(assign, blocks(len(rows), BLOCK))
     return cell_of, gap
 
 
@@ -55,35 +57,56 @@ def k_means(sample: FloatArray, n_centers: int, work: Work) -> FloatArray:
     centers = sample[:n_centers].copy()
     if n_centers < 2:
         return centers
-    nearest = np.empty(len(sample), np.int32)
+    cell_of = np.empty(len(sample), np.int32)
     gap = np.empty(len(sample), np.float32)
     for _ in range(_ROUNDS):
         panels, bias = center_panels(centers)
 
         def assign(block: tuple[int, int], panels: FloatArray = panels, bias: FloatArray = bias) -> None:
             part = slice(*block)
-            native_cells.nearest(sample[part], panels, bias, nearest[part], gap[part])
+            nearest(sample[part], panels, bias, cell_of[part], gap[part])
 
-        work.run(assign, even_blocks(len(sample), _BLOCK, work.num_threads))
-        order = np.argsort(nearest, kind="stable")
-        counts = np.bincount(nearest, minlength=n_centers)
-        filled = np.flatnonzero(counts)
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[filled]
-        sums = np.add.reduceat(sample[order], starts, axis=0, dtype=np.float64)
-        centers[filled] = sums / counts[filled, None]
+        work.run(assign, even_blocks(len(sample), BLOCK, work.num_threads))
+        filled, means = cell_means(sample, cell_of, n_centers)
+        centers[filled] = means  # a cell that lost all its rows keeps its centre
     return centers
 
 
-def nearest_of(centers: FloatArray, work: Work) -> Callable[[FloatArray, IdArray, FloatArray], None]:
-    """How points find their centre.
+def cell_means(rows: FloatArray, cell_of: IdArray, n_cells: int) -> tuple[npt.NDArray[np.intp], FloatArray]:
+    """Mean row of each cell that has rows.
 
-    Among all; where those are many, one level down from the region they lie in, among the centres
-    around it.
+    Parameters
+    ----------
+    rows : (n, d) float32
+    cell_of : (n,) int32
+        The cell of each row, less than `n_cells`.
+    n_cells : int
+
+    Returns
+    -------
+    filled : (f,) intp
+        Cells that have rows, ascending.
+    means : (f, d) float32
+        Summed in float64.
+    """
+    order = np.argsort(cell_of, kind="stable")
+    counts = np.bincount(cell_of, minlength=n_cells)
+    filled = np.flatnonzero(counts)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[filled]
+    sums = np.add.reduceat(rows[order], starts, axis=0, dtype=np.float64)
+    return filled, (sums / counts[filled, None]).astype(np.float32)
+
+
+def nearest_of(centers: FloatArray, work: Work) -> Callable[[FloatArray, IdArray, FloatArray], None]:
+    """Return a function that finds the nearest centre of each row and the squared distance to it.
+
+    Few centres are all compared. Many are grouped in regions: a row is compared with the centres around its region,
+    so that its nearest centre may be missed.
     """
     n_regions = round(np.sqrt(len(centers)))
     if n_regions < _MANY_REGIONS:
         panels, bias = center_panels(centers)
-        return lambda rows, out, gap: native_cells.nearest(rows, panels, bias, out, gap)
+        return lambda rows, out, gap: nearest(rows, panels, bias, out, gap)
     regions = k_means(centers, n_regions, work)
     squared = np.square(centers).sum(1) - 2.0 * multiply(regions, centers.T)
     around = np.argsort(squared, axis=1)[:, : -(-len(centers) // _FIELD_OF_VIEW)]
@@ -93,13 +116,11 @@ def nearest_of(centers: FloatArray, work: Work) -> Callable[[FloatArray, IdArray
     names = np.zeros(biases.shape, np.int32)
     names[:, : around.shape[1]] = around
     region_panels, region_bias = center_panels(regions)
-    return lambda rows, out, gap: native_cells.nearest_by_region(
-        rows, region_panels, region_bias, lists, biases, names, out, gap
-    )
+    return lambda rows, out, gap: nearest_by_region(rows, region_panels, region_bias, lists, biases, names, out, gap)
 
 
 def center_panels(centers: FloatArray, product: bool = False) -> tuple[FloatArray, FloatArray]:
-    """Centres as panels, and what their scores start from."""
+    """Pack centres as panels, with the bias of their scores: (p, M, 16) and (p * 16,) float32."""
     panels = panels_of(centers)
     bias = np.full(panels.shape[0] * LANES, np.inf, np.float32)
     bias[: len(centers)] = 0.0 if product else np.einsum("ij,ij->i", centers, centers)

@@ -1,4 +1,4 @@
-"""What is projected: the rows of points and of queries under a metric.
+"""Metrics as embeddings: the rows of points and queries that are projected.
 
 Euclidean distance and cosine distance project centred rows (unit rows for cosine).  Inner products
 come in two forms: "product", where projected inner products are compared, and "lift", where
@@ -23,14 +23,14 @@ def power_of_two(absmax: float) -> float:
 
 
 def sample_mean(rows: Rows, among: IdArray | None = None, size: int = 2048) -> FloatArray:
-    """Mean of evenly spaced rows (`among` these), (width,) float32: near enough to centre on."""
+    """Mean of evenly spaced rows (of `among`, if given), (width,) float32: close enough to that of all rows."""
     n = rows.size if among is None else len(among)
     ids = np.linspace(0, n - 1, min(size, n)).astype(np.int32)
     mean: FloatArray = prepared(rows, ids if among is None else among[ids]).mean(0, dtype=np.float64).astype(np.float32)
     return mean
 
 
-class Embedding:
+class MetricEmbedding:
     """Rows of points X, and of any queries, as they are projected.
 
     Parameters
@@ -64,16 +64,16 @@ class Embedding:
         self._of_points = row_scale, extra
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the points: whoever keeps them keeps them once, and gives them back with `attach`."""
+        """Leave out the points: their owner pickles them once and returns them with `attach`."""
         return {key: value for key, value in self.__dict__.items() if key != "points"}
 
     def attach(self, X: FloatArray) -> None:
-        """Take the points of another Embedding of them, after unpickling."""
+        """Set the points again after unpickling."""
         row_scale, extra = self._of_points
         self.points = Rows(X, self.scale, row_scale, extra, self.center)
 
     def queries(self, Q: FloatArray, absmax: float) -> Rows:
-        """Rows of queries; their order of points does not depend on the scale of an ip query."""
+        """Rows of queries. For inner products they are normalised, which does not change a query's order of points."""
         if self.metric == "l2":
             return Rows(Q, self.scale, None, None, self.center)
         extra = np.zeros(len(Q), np.float32) if self.lifted else None

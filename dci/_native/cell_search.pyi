@@ -21,6 +21,6 @@ def find_ranks(
     wanted: npt.NDArray[np.int64],
     own: npt.NDArray[np.int64],
     ranks: npt.NDArray[np.int64],
-    scratch: IdArray,
+    workspace: IdArray,
 ) -> None: ...
 def count_below(scores: FloatArray, limits: FloatArray) -> npt.NDArray[np.int64]: ...

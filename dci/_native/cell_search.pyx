@@ -17,7 +17,8 @@ from .kernels cimport (
 )
 
 cdef enum:
-    GROUP = 8
+    # To measure anew: `python -m comparisons run --suite batch`.
+    GROUP = 8  # queries that go through a kernel together
     SAMPLE = 16  # one panel in so many is sampled
     WIDENED = 16  # panels that are floats for a while, for many rows
 
@@ -34,7 +35,7 @@ cdef struct Batch:
     Py_ssize_t n_opened, capacity
     Py_ssize_t *offsets   # members[offsets[c]:offsets[c + 1]] are the rows that opened cell c
     int32_t *members
-    const float **rows    # scratch of one call of a kernel
+    const float **rows    # workspace of one call of a kernel
     Reservoir **targets
     float *widened
 
@@ -84,9 +85,9 @@ cdef int open_all(Cells cells, Batch *batch, Py_ssize_t max_visits) noexcept nog
     cdef Py_ssize_t group, i, j, k, count
     cdef const float *rows[GROUP]
     cdef int failed = 0
-    cdef float *scratch = <float *>malloc(GROUP * (dim + n_scores) * sizeof(float))
+    cdef float *workspace = <float *>malloc(GROUP * (dim + n_scores) * sizeof(float))
     cdef uint64_t *keys = <uint64_t *>malloc((n_scores + 1) * sizeof(uint64_t))
-    if scratch == NULL or keys == NULL:
+    if workspace == NULL or keys == NULL:
         failed = -1
     else:
         for group in range((batch.n_rows + GROUP - 1) // GROUP):
@@ -96,15 +97,15 @@ cdef int open_all(Cells cells, Batch *batch, Py_ssize_t max_visits) noexcept nog
                 rows[j] = batch.queries + (i + j) * batch.stride
                 if batch.use_max:
                     for k in range(dim):
-                        scratch[j * dim + k] = -2 * rows[j][k]
-                    rows[j] = scratch + j * dim
+                        workspace[j * dim + k] = -2 * rows[j][k]
+                    rows[j] = workspace + j * dim
             if n_scores:
                 table().affine(rows, count, dim, &cells.centers[0, 0, 0], &cells.center_bias[0],
-                               cells.centers.shape[0], scratch + GROUP * dim, n_scores)
+                               cells.centers.shape[0], workspace + GROUP * dim, n_scores)
             for j in range(count):
-                failed |= open_best(cells, scratch + GROUP * dim + j * n_scores, i + j,
+                failed |= open_best(cells, workspace + GROUP * dim + j * n_scores, i + j,
                                     max_visits, keys, batch)
-    free(scratch)
+    free(workspace)
     free(keys)
     return failed
 
@@ -232,7 +233,7 @@ def search(Cells cells, const float[:, ::1] queries, Py_ssize_t max_visits, bint
     cdef int failed = 0
     if n_rows == 0:
         return
-    # For a few queries the sample's way through memory costs more than it saves.
+    # For a few queries, reading the sample costs more time than its threshold saves.
     rank = sample_rank(reservoirs.item[0].keep, max_visits) if n_rows >= GROUP else 0
     samples = Reservoirs(reservoirs.size if rank else 0, rank)
     batch.n_rows, batch.stride, batch.queries = n_rows, queries.shape[1], &queries[0, 0]
@@ -318,7 +319,7 @@ def positions(Reservoirs reservoirs, Py_ssize_t keep):
 
 
 def find_ranks(const long long[:, ::1] places, const long long[:, ::1] wanted,
-               const long long[::1] own, long long[:, ::1] ranks, int32_t[::1] scratch):
+               const long long[::1] own, long long[:, ::1] ranks, int32_t[::1] workspace):
     """Lower each rank to that of a wanted position among a query's places, if it is there.
 
     Parameters
@@ -331,7 +332,7 @@ def find_ranks(const long long[:, ::1] places, const long long[:, ::1] wanted,
         A position of each query that does not count; -1 for none.
     ranks : (b, k) int64, written
         From 0.
-    scratch : (positions,) int32
+    workspace : (positions,) int32
         Zeros, before and after.
     """
     cdef Py_ssize_t i, j
@@ -341,16 +342,16 @@ def find_ranks(const long long[:, ::1] places, const long long[:, ::1] wanted,
             for j in range(places.shape[1]):
                 if places[i, j] < 0:
                     break
-                scratch[places[i, j]] = <int32_t>(j + 1)
-            skipped = scratch[own[i]] if own[i] >= 0 else 0
+                workspace[places[i, j]] = <int32_t>(j + 1)
+            skipped = workspace[own[i]] if own[i] >= 0 else 0
             for j in range(wanted.shape[1]):
-                rank = scratch[wanted[i, j]] if wanted[i, j] >= 0 else 0
+                rank = workspace[wanted[i, j]] if wanted[i, j] >= 0 else 0
                 if rank:
                     ranks[i, j] = min(ranks[i, j], <long long>(rank - 1 - (0 < skipped < rank)))
             for j in range(places.shape[1]):
                 if places[i, j] < 0:
                     break
-                scratch[places[i, j]] = 0
+                workspace[places[i, j]] = 0
 
 
 def count_below(const float[:, ::1] scores, const float[:, ::1] limits):

@@ -1,3 +1,5 @@
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import disjoint_base
@@ -16,34 +18,22 @@ def nearest_by_region(
     gap: FloatArray,
 ) -> None: ...
 
+class CellArrays(NamedTuple):
+    coordinates: FloatArray | npt.NDArray[np.int16]
+    bias: FloatArray
+    ids: IdArray
+    first_panel: IdArray
+    sizes: IdArray
+    centers: FloatArray
+    center_bias: FloatArray
+    n_centers: int
+    steps: FloatArray | None = None
+
 @disjoint_base
 class Cells:
-    def __init__(
-        self,
-        coordinates: FloatArray | npt.NDArray[np.int16],
-        bias: FloatArray,
-        ids: IdArray,
-        first_panel: IdArray,
-        sizes: IdArray,
-        centers: FloatArray,
-        center_bias: FloatArray,
-        n_centers: int,
-        steps: FloatArray | None = None,
-    ) -> None: ...
+    def __init__(self, arrays: CellArrays) -> None: ...
     @property
-    def arrays(
-        self,
-    ) -> tuple[
-        FloatArray | npt.NDArray[np.int16],
-        FloatArray,
-        IdArray,
-        IdArray,
-        IdArray,
-        FloatArray,
-        FloatArray,
-        int,
-        FloatArray | None,
-    ]: ...
+    def arrays(self) -> CellArrays: ...
     @property
     def quantized(self) -> bool: ...
     @property

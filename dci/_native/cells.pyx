@@ -1,11 +1,19 @@
 """Points in cells: the assignment, and the panels in the order of the cells."""
+from typing import Any, NamedTuple
+
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
 from .kernels cimport LANES, table
 
 cdef enum:
-    GROUP = 8
+    GROUP = 8  # rows that go through the kernel together
+
+
+cdef struct Centers:
+    const float *panels
+    const float *bias  # what scores start from
+    Py_ssize_t n_panels, dim
 
 
 def nearest(const float[:, ::1] coordinates, const float[:, :, ::1] centers,
@@ -22,14 +30,13 @@ def nearest(const float[:, ::1] coordinates, const float[:, :, ::1] centers,
     gap : (b,) float32, written
     """
     cdef Py_ssize_t n = coordinates.shape[0], dim = centers.shape[1], i
-    cdef Scratch scratch = Scratch(n, dim, centers.shape[0] * LANES)
+    cdef Workspace workspace = Workspace(n, dim, centers.shape[0] * LANES)
     with nogil:
-        scratch.take(coordinates, dim)
+        workspace.take(coordinates, dim)
         for i in range(n):
-            scratch.rows[i] = scratch.scaled + i * dim
-            scratch.places[i] = <int32_t>i
-        nearest_of(scratch.rows, scratch.places, n, dim, &centers[0, 0, 0], &bias[0], centers.shape[0],
-                   scratch.scores, &out[0], &gap[0])
+            workspace.rows[i] = workspace.scaled + i * dim
+            workspace.places[i] = <int32_t>i
+        assign(workspace, 0, n, Centers(&centers[0, 0, 0], &bias[0], centers.shape[0], dim), &out[0], &gap[0])
         add_norms(coordinates, dim, gap)
 
 
@@ -51,37 +58,37 @@ def nearest_by_region(const float[:, ::1] coordinates, const float[:, :, ::1] re
     """
     cdef Py_ssize_t n = coordinates.shape[0], dim = regions.shape[1], i, r, start
     cdef Py_ssize_t n_regions = centers.shape[0], n_panels = centers.shape[1]
-    cdef Scratch scratch = Scratch(n, dim, max(regions.shape[0], n_panels) * LANES, n_regions)
-    cdef Py_ssize_t *ends = scratch.ends
+    cdef Workspace workspace = Workspace(n, dim, max(regions.shape[0], n_panels) * LANES, n_regions)
+    cdef Py_ssize_t *ends = workspace.ends
     with nogil:
-        scratch.take(coordinates, dim)
+        workspace.take(coordinates, dim)
         for i in range(n):
-            scratch.rows[i] = scratch.scaled + i * dim
-            scratch.places[i] = <int32_t>i
-        nearest_of(scratch.rows, scratch.places, n, dim, &regions[0, 0, 0], &region_bias[0],
-                   regions.shape[0], scratch.scores, scratch.region_of, &gap[0])
+            workspace.rows[i] = workspace.scaled + i * dim
+            workspace.places[i] = <int32_t>i
+        assign(workspace, 0, n, Centers(&regions[0, 0, 0], &region_bias[0], regions.shape[0], dim),
+               workspace.region_of, &gap[0])
         for r in range(n_regions + 1):
             ends[r] = 0
         for i in range(n):
-            ends[scratch.region_of[i] + 1] += 1
+            ends[workspace.region_of[i] + 1] += 1
         for r in range(n_regions):
             ends[r + 1] += ends[r]
         for i in range(n):  # ends[r] moves from the region's start to its end
-            r = scratch.region_of[i]
-            scratch.rows[ends[r]] = scratch.scaled + i * dim
-            scratch.places[ends[r]] = <int32_t>i
+            r = workspace.region_of[i]
+            workspace.rows[ends[r]] = workspace.scaled + i * dim
+            workspace.places[ends[r]] = <int32_t>i
             ends[r] += 1
         start = 0
         for r in range(n_regions):
-            nearest_of(scratch.rows + start, scratch.places + start, ends[r] - start, dim,
-                       &centers[r, 0, 0, 0], &bias[r, 0], n_panels, scratch.scores, &out[0], &gap[0])
+            assign(workspace, start, ends[r], Centers(&centers[r, 0, 0, 0], &bias[r, 0], n_panels, dim),
+                   &out[0], &gap[0])
             for i in range(start, ends[r]):
-                out[scratch.places[i]] = names[r, out[scratch.places[i]]]
+                out[workspace.places[i]] = names[r, out[workspace.places[i]]]
             start = ends[r]
         add_norms(coordinates, dim, gap)
 
 
-cdef class Scratch:
+cdef class Workspace:
     """What assigning n rows needs for as long as one call."""
     cdef float *scaled             # the rows times -2, as scores need them
     cdef float *scores             # of a group of rows
@@ -116,15 +123,17 @@ cdef class Scratch:
                 self.scaled[i * dim + k] = -2 * coordinates[i, k]
 
 
-cdef void nearest_of(const float **rows, const int32_t *places, Py_ssize_t n, Py_ssize_t dim,
-                     const float *panels, const float *bias, Py_ssize_t n_panels, float *scores,
-                     int32_t *out, float *gap) noexcept nogil:
-    """The least score of each row and the lane that has it, to out[place] and gap[place]."""
-    cdef Py_ssize_t group, i, j, best, n_scores = n_panels * LANES
+cdef void assign(Workspace workspace, Py_ssize_t start, Py_ssize_t stop, Centers centers,
+                 int32_t *out, float *gap) noexcept nogil:
+    """The least score of each row start:stop and the lane that has it, to out[place] and gap[place]."""
+    cdef const float **rows = workspace.rows + start
+    cdef const int32_t *places = workspace.places + start
+    cdef float *scores = workspace.scores
+    cdef Py_ssize_t n = stop - start, group, i, j, best, n_scores = centers.n_panels * LANES
     for group in range((n + GROUP - 1) // GROUP):
         i = group * GROUP
-        table().affine(rows + i, min(<Py_ssize_t>GROUP, n - i), dim, panels, bias, n_panels,
-                       scores, n_scores)
+        table().affine(rows + i, min(<Py_ssize_t>GROUP, n - i), centers.dim, centers.panels, centers.bias,
+                       centers.n_panels, scores, n_scores)
         for j in range(min(<Py_ssize_t>GROUP, n - i)):
             best = table().argmin(scores + j * n_scores, n_scores)
             out[places[i + j]] = <int32_t>best
@@ -138,10 +147,10 @@ cdef void add_norms(const float[:, ::1] coordinates, Py_ssize_t dim, float[::1] 
         gap[i] = max(<float>0, gap[i] + table().norm2(&coordinates[i, 0], dim))
 
 
-cdef class Cells:
-    """Projected points in the order of their cells.
+class CellArrays(NamedTuple):
+    """Projected points in the order of their cells, and the centres of these.
 
-    Parameters
+    Attributes
     ----------
     coordinates : (L, panels, m, 16) float32 or int16
         Projections of the points on the m directions of each composite index; a cell starts a panel.
@@ -154,23 +163,36 @@ cdef class Cells:
     centers : (p, L * m, 16) float32
         Centres of the cells as panels; cells past the last centre are opened by every query.
     center_bias : (p * 16,) float32
+    n_centers : int
     steps : (L, panels * 16) float32, optional
         What coordinates in int16 are multiples of.
     """
-    def __init__(self, coordinates, bias, ids, first_panel, sizes, centers, center_bias, n_centers,
-                 steps=None):
-        self.arrays = (coordinates, bias, ids, first_panel, sizes, centers, center_bias, n_centers,
-                       steps)
-        self.quantized = steps is not None
+    coordinates: Any
+    bias: Any
+    ids: Any
+    first_panel: Any
+    sizes: Any
+    centers: Any
+    center_bias: Any
+    n_centers: int
+    steps: Any = None
+
+
+cdef class Cells:
+    """The arrays of `CellArrays` as the kernels see them."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+        self.quantized = arrays.steps is not None
         if self.quantized:
-            self.shorts, self.steps = coordinates, steps
+            self.shorts, self.steps = arrays.coordinates, arrays.steps
         else:
-            self.coordinates = coordinates
-        self.bias, self.ids = bias, ids
-        self.first_panel, self.sizes = first_panel, sizes
-        self.centers, self.center_bias = centers, center_bias
-        self.n_centers, self.n_cells = n_centers, sizes.shape[0]
-        self.n_composite, self.n_simple = coordinates.shape[0], coordinates.shape[2]
+            self.coordinates = arrays.coordinates
+        self.bias, self.ids = arrays.bias, arrays.ids
+        self.first_panel, self.sizes = arrays.first_panel, arrays.sizes
+        self.centers, self.center_bias = arrays.centers, arrays.center_bias
+        self.n_centers, self.n_cells = arrays.n_centers, arrays.sizes.shape[0]
+        self.n_composite, self.n_simple = arrays.coordinates.shape[0], arrays.coordinates.shape[2]
 
     def __reduce__(self):
-        return Cells, self.arrays
+        return Cells, (self.arrays,)

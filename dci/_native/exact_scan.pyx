@@ -1,7 +1,6 @@
 """Exact search: every point scored in float32 by the tile kernels, or one by one in float64.
 
-The first is a filter: `uncertain` tells the queries whose answer its rounding could have changed,
-and `scan_direct` answers those.
+The first is a filter: `uncertain` is the rounding-error check, and `scan_direct` answers the queries that fail it.
 """
 import numpy as np
 
@@ -17,8 +16,42 @@ from .rescore cimport distance, unit_of
 from .rows cimport Rows
 
 cdef enum:
+    # To measure anew: `python -m comparisons run --suite batch`.
     BLOCK_BYTES = 256 * 1024  # panels of a block stay in the second-level cache
     AHEAD = 8  # rows of a subset that are fetched ahead: nothing foresees where they are
+
+
+cdef struct Block:
+    float *rows    # of one panel, as the points stand for them
+    float *panels
+    float *bias
+
+
+cdef float fill(Block *block, Rows points, const int32_t[::1] ids, Py_ssize_t first, Py_ssize_t count,
+                Py_ssize_t stop, bint squared) noexcept nogil:
+    """Panels and bias of the `count` places from `first`; returns the largest |x|^2 among them."""
+    cdef Py_ssize_t dim = points.width, i, k, p, lane, row
+    cdef const Kernels *kernels = table()
+    cdef float norm2, longest = 0
+    for p in range((count + LANES - 1) // LANES):
+        for lane in range(LANES):
+            i = p * LANES + lane
+            if i < count:
+                row = first + i
+                if ids is not None:
+                    if row + AHEAD < stop:
+                        points.fetch(ids[row + AHEAD])
+                    row = ids[row]
+                points.prepare(row, block.rows + lane * dim)
+                norm2 = kernels.norm2(block.rows + lane * dim, dim)
+                longest = max(longest, norm2)
+                block.bias[i] = norm2 if squared else 0
+            else:  # never below a threshold
+                block.bias[i] = INFINITY
+                for k in range(dim):
+                    block.rows[lane * dim + k] = 0
+        kernels.transpose(block.rows, dim, dim, block.panels + p * LANES * dim)
+    return longest
 
 
 def scan(Rows points, const int32_t[::1] ids, Py_ssize_t start, Py_ssize_t stop,
@@ -40,52 +73,34 @@ def scan(Rows points, const int32_t[::1] ids, Py_ssize_t start, Py_ssize_t stop,
         The largest |x|^2 among these points.
     """
     cdef Py_ssize_t dim = points.width, n_rows = queries.shape[0]
-    cdef Py_ssize_t block = max(<Py_ssize_t>1, BLOCK_BYTES // (2 * LANES * 4 * dim)) * 2
-    cdef Py_ssize_t step, first, i, k, p, count, lane, n_panels, row
-    cdef const Kernels *kernels = table()
+    cdef Py_ssize_t size = max(<Py_ssize_t>1, BLOCK_BYTES // (2 * LANES * 4 * dim)) * 2 * LANES
+    cdef Py_ssize_t step, first, i, count
     cdef const float **rows = <const float **>malloc(n_rows * sizeof(float *))
     cdef Reservoir **targets = <Reservoir **>malloc(n_rows * sizeof(Reservoir *))
-    cdef float *scratch = <float *>malloc(LANES * dim * sizeof(float))
-    cdef float *panels = <float *>malloc(block * LANES * dim * sizeof(float))
-    cdef float *bias = <float *>malloc(block * LANES * sizeof(float))
-    cdef float norm2, longest = 0
+    cdef Block block
+    cdef float longest = 0
+    block.rows = <float *>malloc(LANES * dim * sizeof(float))
+    block.panels = <float *>malloc(size * dim * sizeof(float))
+    block.bias = <float *>malloc(size * sizeof(float))
     try:
-        if not (rows and targets and scratch and panels and bias):
-            raise MemoryError(f"a block of {block * LANES} points of {dim} coordinates")
+        if not (rows and targets and block.rows and block.panels and block.bias):
+            raise MemoryError(f"a block of {size} points of {dim} coordinates")
         with nogil:
             for i in range(n_rows):
                 rows[i] = &queries[i, 0]
                 targets[i] = &reservoirs.item[i]
-            for step in range((stop - start + block * LANES - 1) // (block * LANES)):
-                first = start + step * block * LANES
-                count = min(block * LANES, stop - first)
-                n_panels = (count + LANES - 1) // LANES
-                for p in range(n_panels):
-                    for lane in range(LANES):
-                        i = p * LANES + lane
-                        if i < count:
-                            row = first + i
-                            if ids is not None:
-                                if row + AHEAD < stop:
-                                    points.fetch(ids[row + AHEAD])
-                                row = ids[row]
-                            points.prepare(row, scratch + lane * dim)
-                            norm2 = kernels.norm2(scratch + lane * dim, dim)
-                            longest = max(longest, norm2)
-                            bias[i] = norm2 if squared else 0
-                        else:  # never below a threshold
-                            bias[i] = INFINITY
-                            for k in range(dim):
-                                scratch[lane * dim + k] = 0
-                    kernels.transpose(scratch, dim, dim, panels + p * LANES * dim)
-                kernels.scan_sum(rows, targets, n_rows, dim, panels, bias, n_panels,
+            for step in range((stop - start + size - 1) // size):
+                first = start + step * size
+                count = min(size, stop - first)
+                longest = max(longest, fill(&block, points, ids, first, count, stop, squared))
+                table().scan_sum(rows, targets, n_rows, dim, block.panels, block.bias, (count + LANES - 1) // LANES,
                                  <uint32_t>first, NULL)
     finally:
         free(rows)
         free(targets)
-        free(scratch)
-        free(panels)
-        free(bias)
+        free(block.rows)
+        free(block.panels)
+        free(block.bias)
     return longest
 
 

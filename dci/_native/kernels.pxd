@@ -2,7 +2,7 @@ from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "csrc/kernels.h" nogil:
-    enum:
+    cpdef enum:
         LANES "DCI_LANES"
 
     ctypedef struct Reservoir "dci_reservoir":

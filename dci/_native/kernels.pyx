@@ -1,4 +1,4 @@
-"""The instruction set in use, and what is computed straight on arrays.
+"""The instruction set in use, and operations on whole arrays.
 
 `dci/_native/csrc/kernels.h` states the layout and the numerics of the kernels.
 """
@@ -44,7 +44,7 @@ def use_simd(str name):
     cdef bytes encoded = name.encode()
     cdef const Kernels *found = dci_find_kernels(encoded)
     if found == NULL:
-        raise ValueError(f"DCI_SIMD: expected one of {simd_available()}, got {name!r}")
+        raise ValueError(f"DCI_SIMD: expected one of {simd_available()}, received {name!r}")
     active = found
 
 

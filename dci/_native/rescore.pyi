@@ -1,20 +1,20 @@
-import numpy as np
-import numpy.typing as npt
+from typing_extensions import disjoint_base
 
-from .._runtime.types import FloatArray, IdArray
+from .._runtime.types import FloatArray, IdArray, IndexArray
 from .kernels import Reservoirs
 
 METRICS: tuple[str, str, str]
 
+@disjoint_base
+class TrueDistances:
+    def __init__(self, X: FloatArray, metric: int, absmax: float) -> None: ...
+
 def rescore(
-    X: FloatArray,
+    points: TrueDistances,
     Q: FloatArray,
     reservoirs: Reservoirs,
-    n_lists: int,
     ids: IdArray | None,
     exclude: IdArray | None,
-    metric: int,
-    absmax: float,
     distances: FloatArray,
-    indices: npt.NDArray[np.int64],
+    indices: IndexArray,
 ) -> None: ...

@@ -13,6 +13,7 @@ cdef enum:
     L2 = 0
     IP = 1
     COSINE = 2
+    # To measure anew: `python -m comparisons run --suite latency,batch`.
     MAX_LINES = 16   # cache lines of a candidate fetched ahead; from there the processor goes on
     IN_FLIGHT = 64   # cache lines fetched ahead in all
 
@@ -64,76 +65,99 @@ cdef float distance(const float *point, const float *query, Py_ssize_t dim, int 
     return <float>(1.0 - min(max(cosine, -1.0), 1.0))
 
 
-def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
-            Py_ssize_t n_lists, const int32_t[::1] ids, const int32_t[::1] exclude, int metric,
-            double absmax, float[:, ::1] distances, int64_t[:, ::1] indices):
-    """The k nearest among the candidates of each query, by distance and then by index.
+cdef class TrueDistances:
+    """Distances from queries to the rows of X, in full.
 
     Parameters
     ----------
     X : (n, d) float32
+    metric : index into METRICS
+    absmax : float
+        Largest |x| of the points.
+    """
+    def __init__(self, const float[:, ::1] X, int metric, double absmax):
+        self.X, self.metric, self.absmax = X, metric, absmax
+
+
+cdef Py_ssize_t gather(Reservoirs reservoirs, Py_ssize_t i, Py_ssize_t n_queries,
+                       const int32_t[::1] ids, uint64_t *keys) noexcept nogil:
+    """Rows of X of the candidates of query i, each once, to keys; returns how many."""
+    cdef Py_ssize_t n_lists = reservoirs.size // n_queries, part, j, total = 0, kept = 0
+    cdef const Reservoir *reservoir
+    for part in range(n_lists):
+        reservoir = &reservoirs.item[part * n_queries + i]
+        if reservoir.count > reservoir.keep:
+            select_keys(reservoir.entries, reservoir.count, reservoir.keep, reservoir.keep)
+        for j in range(min(reservoir.count, reservoir.keep)):
+            keys[total] = <uint32_t>reservoir.entries[j]
+            total += 1
+    if n_lists > 1:  # a point may be a candidate of several composite indices
+        sort_keys(keys, total)
+        for j in range(total):
+            if j == 0 or keys[j] != keys[j - 1]:
+                keys[kept] = keys[j]
+                kept += 1
+        total = kept
+    if ids is not None:
+        for j in range(total):
+            keys[j] = <uint64_t>ids[keys[j]]
+    return total
+
+
+cdef Py_ssize_t measure(TrueDistances points, const float *query, double unit, int64_t excluded,
+                        Py_ssize_t total, uint64_t *keys) noexcept nogil:
+    """From `total` rows of X, but `excluded`, to entries of their distances and themselves; returns how many."""
+    cdef Py_ssize_t dim = points.X.shape[1], j, line, kept = 0
+    cdef Py_ssize_t lines = max(<Py_ssize_t>1, min(<Py_ssize_t>MAX_LINES, (dim * 4 + 63) // 64))
+    cdef Py_ssize_t ahead = IN_FLIGHT // lines
+    cdef double norm2 = 0
+    if points.metric == COSINE:
+        norm2 = table().dot(query, query, dim)
+    for j in range(min(ahead, total)):
+        for line in range(lines):
+            prefetch(&points.X[keys[j], 0] + line * 16)
+    for j in range(total):
+        if j + ahead < total:
+            for line in range(lines):
+                prefetch(&points.X[keys[j + ahead], 0] + line * 16)
+        if <int64_t>keys[j] == excluded:
+            continue
+        keys[kept] = entry(distance(&points.X[keys[j], 0], query, dim, points.metric, norm2, unit), <uint32_t>keys[j])
+        kept += 1
+    return kept
+
+
+def rescore(TrueDistances points, const float[:, ::1] Q, Reservoirs reservoirs, const int32_t[::1] ids,
+            const int32_t[::1] exclude, float[:, ::1] distances, int64_t[:, ::1] indices):
+    """The k nearest among the candidates of each query, by distance and then by index.
+
+    Parameters
+    ----------
+    points : TrueDistances
     Q : (b, d) float32
-    reservoirs : of size n_lists * b
+    reservoirs : of size L * b
         Candidates of query i are in reservoirs i, i + b, ...
     ids : (positions,) int32, optional
         From positions in the reservoirs to rows of X; None if they are the same.
     exclude : (b,) int32, optional
         A row of X that is no answer to this query.
-    metric : index into METRICS
-    absmax : float
-        Largest |x| of the points.
     distances, indices : (b, k), written; -1 and infinity where there are fewer than k candidates.
     """
-    cdef Py_ssize_t n_queries = Q.shape[0], k = distances.shape[1], dim = X.shape[1]
-    cdef Py_ssize_t lines = max(<Py_ssize_t>1, min(<Py_ssize_t>MAX_LINES, (dim * 4 + 63) // 64))
-    cdef Py_ssize_t ahead = IN_FLIGHT // lines
-    cdef Py_ssize_t i, j, part, line, total, last, kept
-    cdef double norm2 = 0, unit
+    cdef Py_ssize_t n_queries = Q.shape[0], k = distances.shape[1], i, j, last, kept
+    cdef bint products = points.metric == IP
+    cdef double unit
     cdef float value
     cdef uint64_t *keys
-    cdef const Reservoir *reservoir
     if n_queries == 0:
         return
-    keys = <uint64_t *>malloc(n_lists * reservoirs.item[0].capacity * sizeof(uint64_t))
+    keys = <uint64_t *>malloc(reservoirs.size // n_queries * reservoirs.item[0].capacity * sizeof(uint64_t))
     if keys == NULL:
         raise MemoryError("candidates of a query")
     with nogil:
         for i in range(n_queries):
-            total = 0
-            for part in range(n_lists):
-                reservoir = &reservoirs.item[part * n_queries + i]
-                if reservoir.count > reservoir.keep:
-                    select_keys(reservoir.entries, reservoir.count, reservoir.keep, reservoir.keep)
-                for j in range(min(reservoir.count, reservoir.keep)):
-                    keys[total] = <uint32_t>reservoir.entries[j]
-                    total += 1
-            if n_lists > 1:  # a point may be a candidate of several composite indices
-                sort_keys(keys, total)
-                kept = 0
-                for j in range(total):
-                    if j == 0 or keys[j] != keys[j - 1]:
-                        keys[kept] = keys[j]
-                        kept += 1
-                total = kept
-            if ids is not None:
-                for j in range(total):
-                    keys[j] = <uint64_t>ids[keys[j]]
-            unit = unit_of(&Q[i, 0], dim, metric, absmax)
-            if metric == COSINE:
-                norm2 = table().dot(&Q[i, 0], &Q[i, 0], dim)
-            for j in range(min(ahead, total)):
-                for line in range(lines):
-                    prefetch(&X[keys[j], 0] + line * 16)
-            kept = 0
-            for j in range(total):
-                if j + ahead < total:
-                    for line in range(lines):
-                        prefetch(&X[keys[j + ahead], 0] + line * 16)
-                if exclude is not None and <int64_t>keys[j] == exclude[i]:
-                    continue
-                value = distance(&X[keys[j], 0], &Q[i, 0], dim, metric, norm2, unit)
-                keys[kept] = entry(value, <uint32_t>keys[j])
-                kept += 1
+            unit = unit_of(&Q[i, 0], Q.shape[1], points.metric, points.absmax)
+            kept = measure(points, &Q[i, 0], unit, -1 if exclude is None else exclude[i],
+                           gather(reservoirs, i, n_queries, ids, keys), keys)
             last = min(k, kept)
             select_keys(keys, kept, last, last)
             sort_keys(keys, last)
@@ -141,8 +165,8 @@ def rescore(const float[:, ::1] X, const float[:, ::1] Q, Reservoirs reservoirs,
                 if j < last:
                     value = entry_score(keys[j])
                     indices[i, j] = <uint32_t>keys[j]
-                    distances[i, j] = <float>(0.0 - value / unit) if metric == IP else <float>(value / unit)
+                    distances[i, j] = <float>(0.0 - value / unit) if products else <float>(value / unit)
                 else:
                     indices[i, j] = -1
-                    distances[i, j] = -INFINITY if metric == IP else INFINITY
+                    distances[i, j] = -INFINITY if products else INFINITY
     free(keys)

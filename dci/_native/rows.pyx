@@ -14,6 +14,7 @@ from .kernels cimport LANES, table
 
 cdef enum:
     GROUP = 8  # rows that go through the kernel together
+    # To measure anew: `python -m comparisons run --suite latency,construction`.
     MAX_LINES = 16  # cache lines of a row fetched ahead; from there the processor goes on
     IN_FLIGHT = 64  # cache lines fetched ahead in all
 
@@ -57,7 +58,7 @@ cdef class Rows:
             out[dim] = self.extra[i] - self.center[dim]
 
     cdef void fetch(self, Py_ssize_t i) noexcept nogil:
-        """Ask memory for the first lines of a row, the last of which its end may be in."""
+        """Prefetch the first cache lines of a row, including the one that its end may be in."""
         cdef Py_ssize_t line
         for line in range(self.lines):
             prefetch(&self.data[i, min(line * 16, self.data.shape[1] - 1)])
@@ -104,16 +105,16 @@ def project(Rows rows, const int32_t[::1] ids, const float[:, :, ::1] panels,
     cdef Py_ssize_t n = ids.shape[0], width = rows.width
     cdef Py_ssize_t ahead = IN_FLIGHT // rows.lines
     cdef Py_ssize_t first, i, j, k, count
-    cdef float *scratch
+    cdef float *workspace
     cdef const float *group[GROUP]
     if n == 0:
         return
-    scratch = <float *>malloc(GROUP * width * sizeof(float))
-    if scratch == NULL:
-        raise MemoryError("scratch rows")
+    workspace = <float *>malloc(GROUP * width * sizeof(float))
+    if workspace == NULL:
+        raise MemoryError("rows of a projection")
     with nogil:
         for j in range(GROUP):
-            group[j] = scratch + j * width
+            group[j] = workspace + j * width
         for first in range((n + GROUP - 1) // GROUP):
             i = first * GROUP
             count = min(<Py_ssize_t>GROUP, n - i)
@@ -121,13 +122,13 @@ def project(Rows rows, const int32_t[::1] ids, const float[:, :, ::1] panels,
                 if i + j + ahead < n and ids[i + j + ahead] >= 0:
                     rows.fetch(ids[i + j + ahead])
                 if ids[i + j] >= 0:
-                    rows.prepare(ids[i + j], scratch + j * width)
+                    rows.prepare(ids[i + j], workspace + j * width)
                 else:
                     for k in range(width):
-                        scratch[j * width + k] = 0
+                        workspace[j * width + k] = 0
             table().affine(group, count, width, &panels[0, 0, 0], &bias[0], panels.shape[0],
                            &out[i, 0], out.shape[1])
-    free(scratch)
+    free(workspace)
 
 
 def pack(const float[:, ::1] coordinates, Py_ssize_t start, Py_ssize_t stop, float[:, :, ::1] out):
@@ -196,8 +197,8 @@ def panels_of(coordinates):
 def multiply(a, b):
     """a @ b in float32 by the kernels.
 
-    BLAS would be as fast, but its threads stay awake for a while after each call and take the
-    processors from ours.
+    BLAS would be as fast, but its threads keep spinning after each call, on the processors that
+    our own threads need.
 
     Parameters
     ----------

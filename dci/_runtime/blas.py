@@ -1,7 +1,7 @@
 """Decompositions of small matrices on one BLAS thread.
 
-BLAS keeps its threads spinning for some 50 ms after a call, on the processors that our own threads
-need next; on these sizes it gains nothing from them.
+BLAS keeps its threads spinning for about 50 ms after a call, on the processors that our own threads
+need next; matrices of these sizes are not faster on several threads.
 """
 
 import os
@@ -28,7 +28,7 @@ def _pools() -> ThreadpoolController:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keep NumPy's BLAS, in the whole process, to one thread; the last of several at once ends it.
+    """Limit NumPy's BLAS to one thread in the whole process until the last of several such contexts ends.
 
     Setting the limit takes a while, and other threads can take the interpreter meanwhile: work that
     decomposes many matrices enters once.
@@ -59,7 +59,7 @@ def _restore() -> None:
 
 
 def _forget() -> None:
-    """Start anew in a forked child, where the threads that were inside are no more."""
+    """Reset in a forked child, where the threads that were inside do not exist."""
     _inside.clear()
     _restore()
 

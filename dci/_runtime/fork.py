@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 class Lock:
-    """A lock that is open in a forked child, where the thread that held it is no more.
+    """A lock that is released in a forked child, where the thread that held it does not exist.
 
     What it guards has to make sense at any moment, then: fill something new and put it in place at last.
     """

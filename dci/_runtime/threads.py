@@ -1,8 +1,7 @@
-"""Tasks on threads, with progress and a way out.
+"""Tasks on threads, with progress and cancellation.
 
-Threads live as long as one call: nothing is left behind that a fork could break, and two calls at
-once do not know of each other.  The kernels release the GIL; each task writes its own results, so
-that the number of threads changes no result.
+Threads live as long as one call: a fork finds none of them, and concurrent calls are independent. The
+kernels release the GIL; each task writes its own results, so that the number of threads changes no result.
 """
 
 import threading
@@ -25,9 +24,9 @@ class Work:
     total : int
         What `tick` counts up to.
     title, unit : str
-        What the bar says.
+        Text of the progress bar.
     verbose : bool
-        Show a bar.
+        Show a progress bar.
     parent : Work, optional
         When it stops, this stops.
     """
@@ -66,11 +65,11 @@ class Work:
         return self._stop or (self._parent is not None and self._parent._stopped())
 
     def silent(self) -> "Work":
-        """Return a Work of the same threads that counts nothing, for work within the work."""
+        """Return a Work with as many threads and without progress, for nested work."""
         return Work(self.num_threads)
 
     def finish(self) -> None:
-        """Bring the bar to its end, whatever way the work took."""
+        """Complete the progress bar."""
         if self._bar is not None:
             self._bar.update(self._bar.total - self._bar.n)
 

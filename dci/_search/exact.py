@@ -3,16 +3,16 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from .._geometry.metric import power_of_two, sample_mean
-from .._native import exact_scan as native_exact_scan
+from .._native.exact_scan import merge, scan, scan_direct, uncertain
 from .._native.kernels import Reservoirs
-from .._native.rescore import METRICS, rescore
+from .._native.rescore import METRICS, TrueDistances, rescore
 from .._native.rows import Rows, inverse_norms, prepared
 from .._runtime.threads import Work, blocks, even_blocks
-from .._runtime.types import FloatArray, IdArray
+from .._runtime.types import BoolArray, DoubleArray, FloatArray, IdArray, IndexArray
 
+# To measure anew: `python -m comparisons run --suite batch` for queries together, `--suite latency` for single ones.
 _FEW = 3  # queries that are answered faster one by one than in a tile
 _RESERVOIR_BYTES = 64 << 20  # of all reservoirs of one block of queries
 _ROW_BYTES = 2 << 20  # of the coordinates of one block of queries
@@ -30,7 +30,7 @@ def block_rows(keep: int, width: int, n_lists: int = 1) -> int:
     return max(1, min(4096, fitting))
 
 
-def score_error(metric: str, width: int, norms: FloatArray, longest: float, scale: float) -> npt.NDArray[np.float64]:
+def score_error(metric: str, width: int, norms: FloatArray, longest: float, scale: float) -> DoubleArray:
     """Bound what rounding does to the scores of queries, and to the distances that order the answers.
 
     Parameters
@@ -118,6 +118,9 @@ class ExactSearch:
             return Rows(self.X, 1.0, self.row_scale), Rows(Q, 1.0, inverse_norms(Q)), 1.0, -1.0
         return Rows(self.X, self.scale), Rows(Q, power_of_two(q_absmax)), self.scale, -1.0
 
+    def _true_distances(self) -> TrueDistances:
+        return TrueDistances(self.X, METRICS.index(self.metric), self.absmax)
+
     def search(
         self,
         Q: FloatArray,
@@ -126,16 +129,17 @@ class ExactSearch:
         work: Work,
         ids: IdArray | None = None,
         exclude: IdArray | None = None,
-    ) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    ) -> tuple[FloatArray, IndexArray]:
         """Find the k nearest of all points (of `ids`, ascending), without row exclude[i] for query i.
 
-        Nothing of X is copied: a subset costs what a search of an array of its rows would.
+        X is not copied: a subset costs what a search of an array of its rows would.
 
         Returns
         -------
         distances : (nq, k) float32
         indices : (nq, k) int64
-            They do not depend on the number of threads: what rounding leaves in doubt is decided in float64.
+            Answers that fail the rounding-error check are computed in float64, so that the number of threads does
+            not change them.
         """
         n, nq = len(self.X) if ids is None else len(ids), len(Q)
         distances = np.empty((nq, k), np.float32)
@@ -144,14 +148,14 @@ class ExactSearch:
         keep = wanted + max(16, wanted // 4)
         pending = np.arange(nq)
         only_direct = self._only_direct and (ids is None or self._beyond_float32(ids))
-        for more in (1, 16, 256):  # where many points are equally far, doubt remains until more of them are kept
+        for more in (1, 16, 256):  # where many points are equally far, more of them have to be kept
             if len(pending) <= _FEW or n == 0 or only_direct or (more > 1 and more * keep > n // 4):
                 break
             own = None if exclude is None else exclude[pending]
             part = Q if len(pending) == nq else Q[pending]
-            near, found, doubt = self._filtered(part, q_absmax, k, wanted, min(n, more * keep), work, ids, own)
+            near, found, uncertain_rows = self._filtered(part, q_absmax, k, wanted, min(n, more * keep), work, ids, own)
             distances[pending], indices[pending] = near, found
-            pending = pending[doubt]
+            pending = pending[uncertain_rows]
         for i in pending:
             self._direct(Q, int(i), min(n, wanted), work, ids, exclude, distances, indices)
         work.tick(len(pending))
@@ -167,16 +171,16 @@ class ExactSearch:
         work: Work,
         ids: IdArray | None,
         exclude: IdArray | None,
-    ) -> tuple[FloatArray, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Answer by tiles; also tells which answers rounding leaves in doubt."""
+    ) -> tuple[FloatArray, IndexArray, BoolArray]:
+        """Answer by tiles; also tell which answers fail the rounding-error check."""
         n, nq = len(self.X) if ids is None else len(ids), len(Q)
         distances = np.empty((nq, k), np.float32)
         indices = np.empty((nq, k), np.int64)
-        doubtful = np.empty(nq, bool)
+        uncertain_rows = np.empty(nq, bool)
         points, queries, scale, factor = self._rows(Q, q_absmax, ids)
         n_lists = work.num_threads if nq < _SHARED * work.num_threads else 1
         size = block_rows(keep, points.width, n_lists)
-        metric = METRICS.index(self.metric)
+        true = self._true_distances()
 
         def answer(block: tuple[int, int]) -> None:
             first, last = block
@@ -186,30 +190,27 @@ class ExactSearch:
             lists = [Reservoirs(len(tile), keep) for _ in shares]
             longest = np.zeros(len(shares))
 
-            def scan(share: int) -> None:
+            def scan_share(share: int) -> None:
                 for start, stop in blocks(shares[share][1] - shares[share][0], step):
                     work.tick()
                     start, stop = start + shares[share][0], stop + shares[share][0]
-                    norm2 = native_exact_scan.scan(points, ids, start, stop, tile, lists[share], self.metric == "l2")
+                    norm2 = scan(points, ids, start, stop, tile, lists[share], self.metric == "l2")
                     longest[share] = max(longest[share], norm2)
 
-            inner.run(scan, range(len(shares)))
-            merged = lists[0] if len(lists) == 1 else native_exact_scan.merge(lists)
+            inner.run(scan_share, range(len(shares)))
+            merged = lists[0] if len(lists) == 1 else merge(lists)
             norms = np.sqrt(np.einsum("ij,ij->i", tile, tile, dtype=np.float64))
             error = score_error(self.metric, points.width, norms, float(longest.max()), scale)
-            doubt = native_exact_scan.uncertain(merged, wanted, n, error)
-            rescore(
-                self.X, Q[first:last], merged, 1, ids,
-                None if exclude is None else exclude[first:last],
-                metric, self.absmax, distances[first:last], indices[first:last],
-            )  # fmt: skip
-            doubtful[first:last] = doubt
-            work.tick(len(tile) - int(np.count_nonzero(doubt)))
+            failed = uncertain(merged, wanted, n, error)
+            own = None if exclude is None else exclude[first:last]
+            rescore(true, Q[first:last], merged, ids, own, distances[first:last], indices[first:last])
+            uncertain_rows[first:last] = failed
+            work.tick(len(tile) - int(np.count_nonzero(failed)))
 
         # Threads share the queries where there are many, else the points.
         inner = work if n_lists > 1 else Work(1)
         (Work(1) if n_lists > 1 else work).run(answer, even_blocks(nq, size, work.num_threads))
-        return distances, indices, doubtful
+        return distances, indices, uncertain_rows
 
     def _direct(
         self,
@@ -220,7 +221,7 @@ class ExactSearch:
         ids: IdArray | None,
         exclude: IdArray | None,
         distances: FloatArray,
-        indices: npt.NDArray[np.int64],
+        indices: IndexArray,
     ) -> None:
         """Answer one query in float64."""
         metric = METRICS.index(self.metric)
@@ -229,17 +230,13 @@ class ExactSearch:
         lists = [Reservoirs(1, max(keep, 1)) for _ in shares] or [Reservoirs(1, 1)]
         points = Rows(self.X)
 
-        def scan(share: int) -> None:
+        def scan_share(share: int) -> None:
             first, last = shares[share]
             for start, stop in blocks(last - first, max(1, _STEP // (8 * dim))):
                 work.tick()
-                native_exact_scan.scan_direct(
-                    points, ids, start + first, stop + first, Q[i], metric, self.absmax, lists[share]
-                )
+                scan_direct(points, ids, start + first, stop + first, Q[i], metric, self.absmax, lists[share])
 
-        work.run(scan, range(len(shares)))
-        rescore(
-            self.X, Q[i : i + 1], lists[0] if len(lists) == 1 else native_exact_scan.merge(lists), 1, ids,
-            None if exclude is None else exclude[i : i + 1],
-            metric, self.absmax, distances[i : i + 1], indices[i : i + 1],
-        )  # fmt: skip
+        work.run(scan_share, range(len(shares)))
+        merged = lists[0] if len(lists) == 1 else merge(lists)
+        one, own = slice(i, i + 1), None if exclude is None else exclude[i : i + 1]
+        rescore(self._true_distances(), Q[one], merged, ids, own, distances[one], indices[one])

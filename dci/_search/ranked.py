@@ -5,28 +5,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .._geometry.kmeans import center_panels, k_means, nearest_of
-from .._geometry.metric import Embedding
-from .._native import cell_search as native_cell_search
-from .._native.cells import Cells
-from .._native.kernels import Reservoirs
-from .._native.rescore import METRICS, rescore
+from .._api.answers import Request
+from .._geometry.kmeans import BLOCK, center_panels, k_means, nearest_of
+from .._geometry.metric import MetricEmbedding
+from .._geometry.panels import lay_out
+from .._native import cell_search
+from .._native.cells import CellArrays, Cells
+from .._native.kernels import LANES, Reservoirs
+from .._native.rescore import METRICS, TrueDistances, rescore
 from .._native.rows import Rows, pack, pack_short, panels_of, project
 from .._runtime.threads import Work, blocks, even_blocks
-from .._runtime.types import FloatArray, IdArray
+from .._runtime.types import FloatArray, IdArray, IndexArray
 from .exact import block_rows
 
-LANES = 16
 MOST_CELLS = (1 << 27) - 1  # each wastes up to 15 positions, of which there are 2^32
-_BLOCK = 4096  # points that are projected together
-_BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second
-_SAMPLE_PER_CELL = 16
-_STRAY = 6.0  # times the mean squared distance to the own centre
-_MAX_STRAYS = 0.01  # of all points
+_BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second, so that Ctrl-C is answered
+# To measure anew: `python -m comparisons run --suite construction,knn`.
+_SAMPLE_PER_CELL = 16  # points that k-means sees
+_OUTLIER = 6.0  # times the mean squared distance to the own centre
+_MAX_OUTLIERS = 0.01  # of all points
 
 
 @dataclass(frozen=True)
-class Plan:
+class RankingPlan:
     """How a structure ranks.
 
     Attributes
@@ -60,7 +61,7 @@ class Ranker:
     Time to build: n * L * m * (2 * width + n_cells) products.
     """
 
-    def __init__(self, embedding: Embedding, plan: Plan, rng: np.random.Generator, work: Work) -> None:
+    def __init__(self, embedding: MetricEmbedding, plan: RankingPlan, rng: np.random.Generator, work: Work) -> None:
         self.embedding = embedding
         self.plan = plan
         self._point_panels = panels_of(plan.for_points.T)
@@ -108,16 +109,16 @@ class Ranker:
             nearest(coordinates, cell_of[start:stop], gap[start:stop])
             work.tick(stop - start)
 
-        work.run(assign, blocks(n, _BLOCK))
+        work.run(assign, blocks(n, BLOCK))
         return cell_of, gap
 
     def _fill(self, cell_of: IdArray, gap: FloatArray, centers: FloatArray, work: Work) -> Cells:
-        """Copy every point's coordinates to where its cell keeps them."""
+        """Copy the coordinates of every point to its position in its cell."""
         plan = self.plan
         n_centers = len(centers)
         if n_centers:
-            strays = _strays(gap)
-            cell_of[strays] = n_centers
+            outliers = _outliers(gap)
+            cell_of[outliers] = n_centers
         n_cells = n_centers + 1  # the last one is opened by every query
         kind = np.uint16 if n_cells < 1 << 16 else np.int32  # 16 bits are sorted by radix
         order = np.argsort(cell_of.astype(kind), kind="stable").astype(np.int32)
@@ -152,44 +153,41 @@ class Ranker:
                     mark_empty(coordinates[composite, start:stop], here)
             work.tick(int(np.count_nonzero(here >= 0)))
 
-        work.run(fill, blocks(total, _BLOCK // LANES))
-        return Cells(
+        work.run(fill, blocks(total, BLOCK // LANES))
+        arrays = CellArrays(
             coordinates, bias, ids, first_panel.astype(np.int32), sizes.astype(np.int32),
             *center_panels(centers, self.embedding.product), n_centers, steps,
         )  # fmt: skip
+        return Cells(arrays)
 
     def search(
         self,
         X: FloatArray,
-        Q: FloatArray,
-        q_absmax: float,
-        k: int,
+        request: Request,
         visits: int,
         candidates: int,
         work: Work,
-        allowed: np.ndarray | None = None,
-        exclude: IdArray | None = None,
-    ) -> tuple[FloatArray, np.ndarray]:
+    ) -> tuple[FloatArray, IndexArray]:
         """Find the k nearest among the best `candidates` of each composite index.
 
-        `allowed` : (n,) bool, optional
-            Points that may be answers; only they count as visits.
+        Only allowed points count as visits.
         """
+        Q, k, exclude = request.queries, request.k, request.exclude
         distances = np.empty((len(Q), k), np.float32)
         indices = np.empty((len(Q), k), np.int64)
-        rows = self.embedding.queries(Q, q_absmax)
-        metric = METRICS.index(self.embedding.metric)
+        rows = self.embedding.queries(Q, request.absmax)
+        points = TrueDistances(X, METRICS.index(self.embedding.metric), self.embedding.absmax)
         n_composite = self.plan.n_composite
-        lanes, sizes = (
-            (None, None) if allowed is None else native_cell_search.allowed_lanes(self.cells, allowed.view(np.uint8))
-        )
+        lanes, sizes = None, None
+        if request.allowed is not None:
+            lanes, sizes = cell_search.allowed_lanes(self.cells, request.allowed.mask.view(np.uint8))
         keep = min(candidates, len(X))
 
         width = n_composite * self.plan.n_simple
         most = block_rows(keep, width, n_composite)
         parts = even_blocks(len(Q), min(most, _BLOCK_PRODUCTS // (visits * width) + 1), work.num_threads)
         size = max((stop - start for start, stop in parts), default=0)
-        spare: list[Reservoirs] = []  # used again and again: new memory is paid for page by page
+        spare: list[Reservoirs] = []  # used again: touching new memory costs a page fault a page
 
         def answer(block: tuple[int, int]) -> None:
             start, stop = block
@@ -200,10 +198,14 @@ class Ranker:
             self.rank(rows, start, stop, visits, reservoirs, lanes, sizes)
             work.tick()
             rescore(
-                X, Q[start:stop], reservoirs, n_composite, self.cells.arrays[2],
+                points,
+                Q[start:stop],
+                reservoirs,
+                self.cells.arrays.ids,
                 None if exclude is None else exclude[start:stop],
-                metric, self.embedding.absmax, distances[start:stop], indices[start:stop],
-            )  # fmt: skip
+                distances[start:stop],
+                indices[start:stop],
+            )
             spare.append(reservoirs)
             work.tick(stop - start)
 
@@ -226,7 +228,7 @@ class Ranker:
         if not use_max:
             coordinates *= np.float32(-2.0)
         reservoirs.clear(self.plan.n_composite * (stop - start))
-        native_cell_search.search(self.cells, coordinates, visits, use_max, reservoirs, allowed, sizes)
+        cell_search.search(self.cells, coordinates, visits, use_max, reservoirs, allowed, sizes)
 
     def candidates(self, rows: Rows, i: int, visits: int, keep: int, limited: bool) -> list[np.ndarray]:
         """Candidates of one query by composite index, ids in the order of their ranks.
@@ -234,17 +236,17 @@ class Ranker:
         `limited`: with one level, only points that all m sorted lists have reached within `visits`
         entries of the composite index, as in the papers.
         """
-        ids = self.cells.arrays[2]
+        ids = self.cells.arrays.ids
         if not limited:
             reservoirs = Reservoirs(self.plan.n_composite, keep)
             self.rank(rows, i, i + 1, visits, reservoirs)
-            places = native_cell_search.positions(reservoirs, keep)
+            places = cell_search.positions(reservoirs, keep)
             return [ids[row[row >= 0]] for row in places]
         m = self.plan.n_simple
         query = self.project_queries(rows, i, i + 1)[0]
         found = []
         for composite in range(self.plan.n_composite):
-            panels = self.cells.arrays[0][composite]
+            panels = self.cells.arrays.coordinates[composite]
             points = panels.transpose(0, 2, 1).reshape(-1, m)[ids >= 0]
             gaps = np.abs(points - query[composite * m : (composite + 1) * m])
             last = np.partition(gaps.ravel(), visits - 1)[visits - 1]
@@ -255,28 +257,18 @@ class Ranker:
         return found
 
 
-def lay_out(sizes: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """First panel of each cell and of the end, (cells + 1,), and the position of each point in order of cells, (n,).
-
-    Positions are kept as uint32, panels as int32: both suffice for 2^31 points in `MOST_CELLS` cells.
-    """
-    first_panel = np.concatenate([[0], np.cumsum(-(-sizes // LANES), dtype=np.int64)])
-    start_of = np.cumsum(sizes, dtype=np.int64) - sizes
-    return first_panel, np.arange(sizes.sum()) + np.repeat(first_panel[:-1] * LANES - start_of, sizes)
-
-
 def mark_empty(panels: FloatArray, ids: IdArray) -> None:
-    """Put the lanes without a point out of reach of ranking by max."""
+    """Set lanes without a point to infinity, so that ranking by max never keeps them."""
     panel, lane = np.divmod(np.flatnonzero(ids < 0), LANES)
     panels[panel, :, lane] = np.inf
 
 
-def _strays(gap: FloatArray) -> np.ndarray:
-    """Points far from their cell's centre, which would stand for them badly."""
-    limit = _STRAY * gap.mean(dtype=np.float64)
-    strays = np.flatnonzero(gap > limit)
-    most = max(LANES, int(_MAX_STRAYS * len(gap)))  # one panel is scanned as a whole anyway
-    if len(strays) > most:
-        farthest = np.argsort(-gap[strays], kind="stable")[:most]
-        strays = strays[farthest]
-    return strays
+def _outliers(gap: FloatArray) -> npt.NDArray[np.intp]:
+    """Outlier points: those that their cell's centre represents badly, since it is far."""
+    limit = _OUTLIER * gap.mean(dtype=np.float64)
+    outliers = np.flatnonzero(gap > limit)
+    most = max(LANES, int(_MAX_OUTLIERS * len(gap)))  # one panel is scanned as a whole anyway
+    if len(outliers) > most:
+        farthest = np.argsort(-gap[outliers], kind="stable")[:most]
+        outliers = outliers[farthest]
+    return outliers

@@ -4,39 +4,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .._native import cell_search as native_cell_search
-from .._native.kernels import Reservoirs
+from .._native.cell_search import find_ranks, positions
+from .._native.kernels import LANES, Reservoirs
 from .._native.rows import multiply
 from .._runtime.threads import Work, blocks
-from .._runtime.types import FloatArray, IdArray
+from .._runtime.types import FloatArray, IdArray, IndexArray
 from .._search.ranked import Ranker
-
-# Nanoseconds on one core of a current processor.  Only their ratios matter, and they are constants
-# so that a choice never depends on how busy the machine was.
-_NS_PRODUCT = 0.009  # one coordinate of one point against one query, in a tile
-_NS_CANDIDATE = 25.0  # one candidate: selection and a cache miss ...
-_NS_COORDINATE = 0.3  # ... and for each of its coordinates
-_NS_CELL = 1.5  # scoring and selecting among cells, each
-_NS_QUERY = 2000.0  # what every ranked query costs
-_NS_EXACT = 10_000.0  # what every exact query costs: selection and a proof that rounding spoilt nothing
+from .cost_model import ranked_cost
 
 _NOT_FOUND = np.iinfo(np.int64).max
-_N_BUDGETS = 24
+# To measure anew: `python -m comparisons run --suite calibration`.
+_N_BUDGETS = 24  # limits of visits that are compared
 _MOST_BUDGETS = 64  # that are remembered, of as many pairs of k and recall
-_LEAST_K = 10
+_LEAST_K = 10  # neighbours of each held-out query that a recall is estimated on
 _MARGIN = 1.5  # standard errors that the held-out recall stays above the wanted one
-
-
-def exact_cost(n: int, dim: int) -> float:
-    """Estimated time of one exact query in a batch, in ns."""
-    return _NS_EXACT + n * (dim * _NS_PRODUCT + 0.05)
-
-
-def ranked_cost(visits: float, candidates: float, width: int, dim: int, n_cells: int) -> float:
-    """Estimated time of one ranked query in a batch, in ns, `width` being L * m."""
-    scan = visits * (width * _NS_PRODUCT + 0.05)
-    rescore = candidates * (_NS_CANDIDATE + dim * _NS_COORDINATE)
-    return _NS_QUERY + scan + rescore + n_cells * (width * _NS_PRODUCT + _NS_CELL)
 
 
 @dataclass(frozen=True)
@@ -59,7 +40,7 @@ class Calibration:
         Place of the neighbour among the candidates, from 0; its best over composite indices.
     """
 
-    def __init__(self, visits: np.ndarray, ranks: np.ndarray, width: int, dim: int, n_cells: int):
+    def __init__(self, visits: IndexArray, ranks: IndexArray, width: int, dim: int, n_cells: int) -> None:
         self.visits = visits
         self.ranks = ranks
         self._cost = width, dim, n_cells
@@ -124,7 +105,7 @@ def calibrate(
     ranker: Ranker,
     queries: FloatArray,
     absmax: float,
-    truth: np.ndarray,
+    truth: IndexArray,
     exclude: IdArray | None,
     work: Work,
     visits: int,
@@ -143,7 +124,7 @@ def calibrate(
         The generous budget.
     """
     cells = ranker.cells
-    ids, n_centers = cells.arrays[2], cells.n_centers
+    ids, n_centers = cells.arrays.ids, cells.n_centers
     n_composite = cells.n_composite
     position_of = np.full(ranker.embedding.points.size + 1, -1, np.int64)
     position_of[ids[ids >= 0]] = np.flatnonzero(ids >= 0)
@@ -160,12 +141,10 @@ def calibrate(
         work.tick()
         reservoirs = Reservoirs(n_composite * (stop - start), candidates)
         ranker.rank(rows, start, stop, visits, reservoirs)
-        places = native_cell_search.positions(reservoirs, candidates)
-        scratch = np.zeros(len(ids), np.int32)
+        places = positions(reservoirs, candidates)
+        workspace = np.zeros(len(ids), np.int32)
         for composite in np.split(places, n_composite):
-            native_cell_search.find_ranks(
-                composite, truth_positions[start:stop], own[start:stop], ranks[start:stop], scratch
-            )
+            find_ranks(composite, truth_positions[start:stop], own[start:stop], ranks[start:stop], workspace)
 
     n_blocks = max(work.num_threads, 1)
     work.run(follow, blocks(len(queries), max(1, -(-len(queries) // n_blocks))))
@@ -173,12 +152,13 @@ def calibrate(
     return Calibration(needed, ranks, width, queries.shape[1], n_centers)
 
 
-def _visits_needed(ranker: Ranker, coordinates: FloatArray, positions: np.ndarray) -> np.ndarray:
-    """Find the least `max_visits` with which a query opens each position's cell."""
-    _, _, _, first_panel, sizes, centers, center_bias, n_centers, _ = ranker.cells.arrays
-    cell = np.searchsorted(first_panel, positions // 16, side="right") - 1
+def _visits_needed(ranker: Ranker, coordinates: FloatArray, places: IndexArray) -> IndexArray:
+    """Find the least `max_visits` with which a query opens the cell of each position."""
+    arrays = ranker.cells.arrays
+    sizes, centers, n_centers = arrays.sizes, arrays.centers, arrays.n_centers
+    cell = np.searchsorted(arrays.first_panel, places // LANES, side="right") - 1
     flat = centers.transpose(0, 2, 1).reshape(-1, centers.shape[1])[:n_centers]
-    scores = center_bias[:n_centers] - 2.0 * multiply(coordinates[:, : centers.shape[1]], flat.T)
+    scores = arrays.center_bias[:n_centers] - 2.0 * multiply(coordinates[:, : centers.shape[1]], flat.T)
     order = np.argsort(scores, axis=1)
     always = int(sizes[n_centers:].sum())
     before = always + np.cumsum(sizes[:n_centers][order], axis=1) - sizes[:n_centers][order]

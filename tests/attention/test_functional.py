@@ -244,7 +244,7 @@ class TestWhatTheEngineGets:
             report = HeadReport("near+far", 1.0, 1.0, 0.0, 0.0, "made up")
             return query.new_zeros((*query.shape[:-1], value.shape[-1])), [report] * len(key)
 
-        monkeypatch.setattr(heads, "attend", attend)
+        monkeypatch.setattr(heads, "attend_heads", attend)
         return calls
 
     ALWAYS = AttentionOptions(exact_below=0)

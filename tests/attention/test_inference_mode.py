@@ -18,7 +18,7 @@ HEADS, LENGTH, WIDTH = 4, 1500, 16
 @pytest.fixture(autouse=True, params=DTYPES, ids=str)
 def dtype(request, monkeypatch):
     """Several threads, however little there is to do."""
-    monkeypatch.setattr("attention.decoding.key_value_index._WORTH_THREADS", 0)
+    monkeypatch.setattr("attention.decoding.folding._WORTH_THREADS", 0)
     torch.manual_seed(0)
     with torch.inference_mode():
         yield request.param
@@ -90,14 +90,14 @@ def llama(dtype):
 
 @pytest.mark.parametrize("cached", [False, True], ids=["register", "DCICache"])
 def test_models_of_transformers(dtype, cached, monkeypatch):
-    methods, attend = [], attention._core.dispatch.attend
+    methods, attend = [], attention._core.dispatch.attend_visible
 
     def watched(*args):
         out, reports = attend(*args)
         methods.extend(report.method for report in reports)
         return out, reports
 
-    monkeypatch.setattr("attention._core.dispatch.attend", watched)
+    monkeypatch.setattr("attention._core.dispatch.attend_visible", watched)
     model, tokens = llama(dtype), torch.randint(3, 64, (1, LENGTH))
     steps = [tokens] if not cached else [tokens[:, : LENGTH - 8], *tokens[:, LENGTH - 8 :].split([1, 1, 5, 1], 1)]
     expected = model(tokens).logits

@@ -1,4 +1,4 @@
-"""Options are checked once, tell False from 0, and survive the way through text."""
+"""Options are checked once, tell one key from all, and survive the way through text."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ GOOD = {
     "tolerance": [0.001, 0.5, np.float32(0.25)],
     "top_k": [None, 1, np.int64(7)],
     "near": [None, 1, 64, 0.1, 1.0, np.float32(0.5)],
-    "far_field": ["auto", 0, 2, False],
+    "far_field": ["auto", "none", "mean", "covariance"],
     "exact_below": [None, 0, 10**6],
     "directions": ["auto", 1, 24],
     "embedding": ["auto", "query", "random"],
@@ -27,7 +27,7 @@ WRONG_VALUE = {
     "tolerance": [0, 0.0, 1, 1.0, -0.1, math.nan, math.inf],
     "top_k": [0, -1],
     "near": [0, -3, 0.0, 1.5, -0.2, math.nan],
-    "far_field": [1, 3, -2],
+    "far_field": ["", "first", "0"],
     "exact_below": [-1],
     "directions": [0, -8],
     "embedding": ["published", ""],
@@ -40,7 +40,7 @@ WRONG_TYPE = {
     "tolerance": [None, "0.1", True, 1j],
     "top_k": [1.0, True, "8"],
     "near": [True, "all", [1]],
-    "far_field": [True, None, 2.0, "2"],
+    "far_field": [True, False, None, 0, 1, 2, 2.0],
     "exact_below": [1.5, True],
     "directions": [None, 8.0, "all"],
     "embedding": [None, 1],
@@ -94,21 +94,27 @@ def test_every_option_is_covered():
 
 
 def test_top_k_leaves_the_others_out():
-    assert AttentionOptions(top_k=8).far_field is False
-    assert AttentionOptions(top_k=8, far_field=False).far_field is False
-    for far_field in (0, 2):
-        with pytest.raises(InvalidValueError, match="far_field: expected False together with top_k=8"):
+    assert AttentionOptions(top_k=8).far_field == "none"
+    assert AttentionOptions(top_k=8, far_field="none").far_field == "none"
+    for far_field in ("mean", "covariance"):
+        with pytest.raises(InvalidValueError, match="far_field: expected 'none' together with top_k=8"):
             AttentionOptions(top_k=8, far_field=far_field)
     with pytest.raises(InvalidValueError, match="near: expected None together with top_k=8"):
         AttentionOptions(top_k=8, near=16)
 
 
-def test_false_is_not_zero():
-    order_zero, without = AttentionOptions(far_field=0), AttentionOptions(far_field=False)
-    assert order_zero != without
-    assert len({order_zero, without}) == 2
-    assert from_text(order_zero.text).far_field is not False
-    assert from_text(without.text).far_field is False
+@pytest.mark.parametrize(("old", "new"), [(False, "none"), (0, "mean"), (2, "covariance")])
+def test_far_fields_of_earlier_versions_name_the_new(old, new):
+    with pytest.raises(InvalidTypeError, match=f"far_field: expected one of 'auto'.*received .* {old}.*'{new}'"):
+        AttentionOptions(far_field=old)
+
+
+def test_one_key_is_not_all_keys():
+    one, every = AttentionOptions(near=1), AttentionOptions(near=1.0)
+    assert one != every
+    assert len({one, every}) == 2
+    assert isinstance(from_text(one.text).near, int)
+    assert isinstance(from_text(every.text).near, float)
 
 
 def test_frozen_and_replaced():

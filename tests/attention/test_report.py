@@ -78,7 +78,7 @@ def test_table():
         HeadReport("exact", 16384, 1.0, 0.0, 1.5, "does not pay"),
     )
     lines = str(Report(heads, 1.6)).splitlines()
-    assert lines[0] == "2 heads, 1600.0 ms, worst error 0.0310"
+    assert lines[0] == "2 heads, 1600.0 ms, worst error about 0.0310"
     assert lines[1].split() == ["head", "method", "keys", "touched", "share", "error", "bound", "ms", "reason"]
     assert lines[2].split() == ["0", "near+far", "612.3", "0.0374", "0.0310", "0.0412", "12.3", "within", "tolerance"]
     assert len({line.find(word) for line, word in zip(lines[1:], ("reason", "within", "does"), strict=True)}) == 1

@@ -104,7 +104,7 @@ def drawn_together():
     return {
         "length": [*pair, "textbook", "IceFormer", "Nyström", "Performer", "window and sinks"],
         "rivals": ["dci_attention", *alone, "textbook", "Reformer buckets", "Nyström", "Performer", "window and sinks"],
-        "keys": ["far field, order 2", "far field, order 0", *alone],
+        "keys": ["far field, covariance", "far field, mean", *alone],
         "ranking": ["dci", "dci, 10% ranked", "dci random directions", "faiss IVF", "LSH buckets", "faiss LSH codes",
                     "exact top-k"],
     }  # fmt: skip

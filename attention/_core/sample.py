@@ -1,0 +1,215 @@
+"""Some queries of a head computed exactly: from the tolerance to a threshold, and from an output to its error."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from dci._runtime.types import FloatArray, IdArray
+
+from .bounds import estimate_sum, row_probabilities
+from .head import ALL_NEAR, BLOCK, REACH, Head, Segment
+from .threshold_search import Look, ThresholdSearch, search_size
+
+if TYPE_CHECKING:
+    from .._native.moments import MomentsState
+
+# To measure these anew: python -m comparisons run --suite attention_truth
+_SEGMENTS = 4
+_BLOCKS = 16
+_ROWS = 2  # of a block
+_CHECKED = 96  # rows of the output, beside those of the search, and as often as
+_CHECKS, _HOPEFUL = 3, 0.9  # the error is below this share of the tolerance
+_FIRST = 0.04  # threshold
+# A cell with a large part of the mass is near even where the sample does not ask for it.
+_SEARCH = ThresholdSearch(least=1e-4, most=0.4, looks=7, slope=0.35)
+_NONE_NEAR, _SIZE_LOOKS = 1e6, 14
+# Outlier queries, which are out of the reach of their blocks, attend to every key. Where that is dear, blocks reach
+# further, if a sample of the outliers shows that the tolerance allows it.
+_DEAR, _CHEAP = 512, 256  # keys that this costs a query, on average over all
+_FURTHER, _STEPS = 1.5, 2
+_OUTLIERS = 64  # rows of that sample
+_OUTLIER_PART = 0.5  # of the tolerance
+_UPPER_CONFIDENCE = 3.0  # standard errors above the estimate of their squared error
+
+
+@dataclass(frozen=True)
+class SampledSegment:
+    """Blocks of a segment's queries, which of them count, and the state of the field there if it changes."""
+
+    segment: Segment
+    rows: IdArray
+    wanted: np.ndarray
+    state: "MomentsState | None"
+
+
+class Sample:
+    """Some blocks of a head's queries to find a threshold with, and some of all queries to check the output with.
+
+    A block is sampled whole, as its queries share its linear forms, but only a few of its rows are computed exactly.
+    """
+
+    def __init__(self, head: Head, seed: int) -> None:
+        self.head = head
+        self.rng = np.random.default_rng(seed)
+        self.out_of_reach: IdArray = np.empty(0, np.int32)  # sampled rows that their blocks do not reach
+        self.outliers: IdArray = np.empty(0, np.int32)  # some that were out of reach at first
+        self.outlier_share = 0.0
+        far = [segment for segment in head.segments() if segment.boundary > 0]
+        self.empty = not far
+        if self.empty:
+            return
+        picked = [far[i] for i in sorted({round(x) for x in np.linspace(0, len(far) - 1, _SEGMENTS)})]
+        self.n_far = head.group * sum(segment.stop - segment.start for segment in far)
+        self.parts = []
+        for segment in picked:
+            head.field.advance(segment.boundary)
+            state = head.field.state() if len(picked) > 1 else None
+            rows, wanted = self._blocks(segment, -(-_BLOCKS // len(picked)))
+            self.parts.append(SampledSegment(segment, rows, wanted, state))
+        self.chosen = np.concatenate([part.rows[part.wanted == 1] for part in self.parts])
+        self.exact = head.exact_rows(self.chosen)
+        self.out = np.empty((len(head.query), head.field.width), np.float32)
+
+    def _blocks(self, segment: Segment, n_blocks: int) -> tuple[IdArray, np.ndarray]:
+        """Rows of some blocks of a segment, and which of these are wanted."""
+        rows = self.head.rows(segment)
+        n_full = max(1, len(rows) // BLOCK)
+        first = np.linspace(0, n_full, min(n_blocks, n_full), endpoint=False).astype(int) * BLOCK
+        chosen = np.concatenate([rows[start : start + BLOCK] for start in first])
+        wanted = np.zeros(len(chosen), np.uint8)
+        for start in range(0, len(chosen), BLOCK):
+            size = min(BLOCK, len(chosen) - start)
+            wanted[start + self.rng.choice(size, min(size, _ROWS), replace=False)] = 1
+        return chosen, wanted
+
+    def _attend_blocks(self, threshold: float, wanted: list[np.ndarray]) -> tuple[int, IdArray]:
+        """Attend with the blocks; return what the wanted rows touch, and the rows out of reach."""
+        head, touched, out_of_reach = self.head, 0, []
+        for part, these in zip(self.parts, wanted, strict=True):
+            if part.state is not None:
+                head.field.restore(part.state)
+            touched += head.attend_segment(part.rows, part.segment, threshold, self.out, these)
+            touched -= int((these == 0).sum()) * head.field.n_cells
+            out_of_reach.append(head.out_of_reach)
+        return touched, np.concatenate(out_of_reach)
+
+    def measure(self, threshold: float) -> Look:
+        """Attend with the sampled blocks."""
+        wanted = [part.wanted for part in self.parts]
+        touched, self.out_of_reach = self._attend_blocks(threshold, wanted)
+        error = np.hypot(relative_error(self.out[self.chosen], self.exact), self._outlier_error(self.out))
+        return Look(threshold, float(error), float(error), touched / sum(int(these.sum()) for these in wanted))
+
+    def search(self, tolerance: float, most: float) -> Look:
+        """Look for the largest threshold within the tolerance.
+
+        Once more than `most` keys are touched and the error is still too large, smaller thresholds are not tried.
+        """
+
+        def measure(threshold: float) -> Look:
+            look = self.measure(threshold)
+            if self.head.reach == REACH and self._reach_further(tolerance):
+                look = self.measure(threshold)
+            return look
+
+        def settled(look: Look, good: Look | None, bad: Look | None) -> bool:
+            if look is bad:
+                return look.touched > most or _saves_little(good, bad)
+            cells_alone = look.touched < 1.1 * self.head.field.n_cells
+            return look.error > 0.8 * tolerance or cells_alone or _saves_little(good, bad)
+
+        return _SEARCH.find(measure, tolerance, _FIRST, settled)
+
+    def _reach_further(self, tolerance: float) -> bool:
+        """Let blocks reach all but a few of the queries, unless those that only then are reached err too much."""
+        none = [np.zeros(len(part.rows), np.uint8) for part in self.parts]
+        keys_each, out_of_reach = self.head.n_keys / sum(map(len, none)), self.out_of_reach
+        if len(out_of_reach) * keys_each <= _DEAR or len(self.outliers):
+            return False
+        self.outliers = np.sort(self.rng.choice(out_of_reach, min(len(out_of_reach), _OUTLIERS), replace=False))
+        self.outlier_share = len(out_of_reach) / sum(map(len, none))
+        for _ in range(_STEPS):
+            self.head.reach *= _FURTHER
+            _, out_of_reach = self._attend_blocks(_FIRST, none)
+            if len(out_of_reach) * keys_each <= _CHEAP:
+                break
+        wanted = [np.isin(part.rows, self.outliers) for part in self.parts]
+        self._attend_blocks(_FIRST, [these.view(np.uint8) for these in wanted])
+        error = self._outlier_error(self.out, _UPPER_CONFIDENCE)
+        if len(out_of_reach) * keys_each > _CHEAP or error > _OUTLIER_PART * tolerance:
+            self.head.reach, self.outlier_share = REACH, 0.0
+            return False
+        for part, these in zip(self.parts, wanted, strict=True):
+            part.wanted[these] = 1
+        return True
+
+    @cached_property
+    def _exact_outliers(self) -> FloatArray:
+        return self.head.exact_rows(self.outliers)
+
+    def _outlier_error(self, out: FloatArray, upper_confidence: float = 0.0) -> float:
+        """Estimate what the queries that were out of reach at first bring to the relative L2 error.
+
+        With `upper_confidence` standard errors of its square added.
+        """
+        if len(self.outliers) == 0:
+            return 0.0
+        squares = np.square(out[self.outliers] - self._exact_outliers).sum(1, dtype=np.float64)
+        norm = np.square(self.exact).sum(dtype=np.float64) / len(self.exact)
+        total = squares.sum() + upper_confidence * np.sqrt(np.square(squares).sum())
+        return float(np.sqrt(self.outlier_share * total / len(squares) / max(norm, float(np.finfo(np.float32).tiny))))
+
+    def search_size(self, size: float) -> Look:
+        """Look for the threshold whose near field has about `size` keys, the cells and the segment not counted."""
+        if size >= self.head.n_keys:
+            return self.measure(ALL_NEAR)
+        return search_size(self.measure, size, _SEARCH.least, _NONE_NEAR, _SIZE_LOOKS)
+
+    def check(self, out: FloatArray, tolerance: float = 1.0) -> tuple[float, float]:
+        """Relative L2 error of an output (G * L, Ev) that `Head.run` has written, and its upper bound.
+
+        Where the bound alone is beyond the tolerance, more rows are looked at. All that were are exact from then on;
+        the bound counts what they were.
+        """
+        sizes = squared_norms(out)
+        chances = row_probabilities(self.head.risks, sizes)
+        if not chances.any():
+            return 0.0, 0.0
+        drawn, exact, total = self.chosen, self.exact, max(float(sizes.sum()), float(np.finfo(np.float32).tiny))
+        for looks in range(1, _CHECKS + 1):
+            rows = self.rng.choice(len(out), _CHECKED, p=chances).astype(np.int32)
+            some, places = np.unique(rows, return_inverse=True)
+            drawn, exact = np.concatenate([drawn, rows]), np.concatenate([exact, self.head.exact_rows(some)[places]])
+            # The rows of the search count as well: they were drawn evenly.
+            share = looks * _CHECKED / len(drawn)
+            probabilities = share * chances[drawn] + (1 - share) / self.n_far
+            error = estimate_sum(squared_norms(out[drawn] - exact), probabilities)
+            larger = estimate_sum(squared_norms(exact) - sizes[drawn], probabilities)
+            estimate = math.sqrt(error.total / max(total + larger.total, 0.25 * total))
+            bound = math.sqrt(error.upper / max(total + larger.lower, 0.25 * total))
+            if bound <= tolerance or estimate > _HOPEFUL * tolerance:
+                break
+        out[drawn] = exact
+        return estimate, bound
+
+
+def _saves_little(good: Look | None, bad: Look | None) -> bool:
+    """Whether thresholds between these would touch hardly fewer keys."""
+    return good is not None and bad is not None and good.touched < 1.2 * bad.touched
+
+
+def squared_norms(rows: FloatArray) -> npt.NDArray[np.float64]:
+    """Squared norms of rows, (n,) float64, also where they are beyond float32."""
+    norms: npt.NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows).astype(np.float64)
+    if not np.isfinite(norms).all():
+        norms = np.square(rows, dtype=np.float64).sum(1)
+    return norms
+
+
+def relative_error(out: FloatArray, exact: FloatArray) -> float:
+    """‖out − exact‖ / ‖exact‖, with the smallest float in place of a zero norm."""
+    return float(np.linalg.norm(out - exact) / max(float(np.linalg.norm(exact)), float(np.finfo(np.float32).tiny)))

@@ -1,0 +1,16 @@
+"""Where the rows of cells lie in panels of `LANES` rows: every cell starts a panel."""
+
+import numpy as np
+
+from .._native.kernels import LANES
+from .._runtime.types import IndexArray
+
+
+def lay_out(sizes: IndexArray) -> tuple[IndexArray, IndexArray]:
+    """First panel of each cell and of the end, (cells + 1,), and the position of each point in order of cells, (n,).
+
+    Positions are kept as uint32, panels as int32: both suffice for 2^31 points in 2^27 cells.
+    """
+    first_panel = np.concatenate([[0], np.cumsum(-(-sizes // LANES), dtype=np.int64)])
+    start_of = np.cumsum(sizes, dtype=np.int64) - sizes
+    return first_panel, np.arange(sizes.sum()) + np.repeat(first_panel[:-1] * LANES - start_of, sizes)

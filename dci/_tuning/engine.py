@@ -1,0 +1,204 @@
+"""What fitting leaves behind: the points, the ranked structure where there is one, and the budgets of queries."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .._api.answers import IndexStats
+from .._api.params import Params
+from .._runtime.fork import Lock
+from .._runtime.threads import Work
+from .._runtime.types import FloatArray, IdArray, IndexArray
+from .._search.exact import ExactSearch
+from .._search.ranked import Ranker
+from .calibration import Budget, Calibration, calibrate
+from .cost_model import COSTS, exact_cost, is_tiny, mask_cost, ranked_cost
+
+# To measure anew: `python -m comparisons run --suite calibration` for the recall reached, `construction` for the time.
+HELD_OUT = 256  # queries whose true neighbours calibrate the budgets
+MAX_K = 64  # neighbours of each that the first calibration knows
+_MOST_K = 1024  # that any knows: with more of them a ranked query compares so many points that it hardly pays
+# How far calibration follows the held-out queries: share of the points visited, candidates.
+_EFFORTS = ((0.15, 512), (0.5, 512), (0.5, 4096), (1.0, 16384))
+
+
+@dataclass
+class Engine:
+    """A fitted set of points: exact search, and the ranked structure where there is one.
+
+    Attributes
+    ----------
+    exact : ExactSearch
+    params : Params
+        What the index was asked for when it was fitted.
+    most_cost : float
+        What a ranked query may cost, in ns; above that exact search is the better way.
+    ranker : Ranker, optional
+    reason : str
+        Why there is no ranker.
+    held_out, held_out_absmax, held_out_ids
+        Queries of the calibration, their largest magnitude, and their rows of X if they are points themselves.
+    known : (some, k) int64
+        True neighbours of the first held-out queries.
+    calibrations
+        By the number of neighbours they know, powers of two up to a limit, and their effort.
+    lock
+        Of the calibrations.
+    stats : IndexStats
+        Set when fitting has ended.
+    """
+
+    exact: ExactSearch
+    params: Params
+    most_cost: float
+    ranker: Ranker | None = None
+    reason: str = ""
+    held_out: FloatArray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    held_out_absmax: float = 0.0
+    held_out_ids: IdArray | None = None
+    known: IndexArray = field(default_factory=lambda: np.empty((0, 0), np.int64))
+    calibrations: dict[tuple[int, int], Calibration] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock)
+    stats: IndexStats = field(init=False)
+
+    @property
+    def X(self) -> FloatArray:  # noqa: N802 - the papers' matrix
+        """The points, (n, d) float32."""
+        return self.exact.X
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether points are ranked without cells."""
+        return self.ranker is not None and self.ranker.plan.n_cells == 0
+
+    @property
+    def total_visits(self) -> int:
+        """All that a query can visit: entries of sorted lists with one level, else points."""
+        return len(self.X) * (self.ranker.plan.n_simple if self.ranker is not None and self.is_flat else 1)
+
+    @property
+    def most_neighbours(self) -> int:
+        """How many a held-out query can have: not itself."""
+        return len(self.X) - (self.held_out_ids is not None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.lock = Lock()
+        if self.ranker is not None:
+            self.ranker.embedding.attach(self.X)
+
+    def neighbours(self, k: int, work: Work, count: int = HELD_OUT) -> IndexArray:
+        """Find the k true nearest neighbours of the first `count` held-out queries."""
+        known = self.known[:, :k] if self.known.shape[1] >= k else np.empty((0, k), np.int64)
+        rest = slice(len(known), count)
+        own = None if self.held_out_ids is None else self.held_out_ids[rest]
+        found = self.exact.search(self.held_out[rest], self.held_out_absmax, k, work.silent(), exclude=own)[1]
+        return np.concatenate([known, found])
+
+    def budget(
+        self, k: int, recall: float, work: Work, n_queries: float = np.inf, n_allowed: int | None = None
+    ) -> Budget | None:
+        """Return the budget that reaches `recall` at k, None where exact search is the better way.
+
+        What has not been calibrated yet is calibrated only if it can save these queries more time than it takes.
+
+        Parameters
+        ----------
+        k : int
+        recall : float
+        work : Work
+        n_queries : int, or infinity where all queries to come may profit
+        n_allowed : int, optional
+            Points that may be answers; at least 1.
+        """
+        n, dim = self.X.shape
+        if self.ranker is None or recall == 1.0:
+            return None
+        most_cost = self.most_cost
+        if n_allowed is not None:
+            # The k-th allowed point is about the (k / share)-th of all; and a mask in the order of the cells is made.
+            k = -(-k * n // n_allowed)
+            most_cost = min(most_cost, COSTS.worthwhile * exact_cost(n_allowed, dim) - mask_cost(n) / n_queries)
+        if k > min(self.most_neighbours, _MOST_K):
+            return None
+        if is_tiny(n, dim):  # too few to save anything, or to calibrate on
+            return Budget(n, n, 1.0) if n_allowed is None else None
+        size = MAX_K
+        while size < k:
+            size *= 2
+        size = min(size, self.most_neighbours)
+        least = k, k
+        for effort in range(len(_EFFORTS)):
+            saving = most_cost - self._cost(self.ranker, *least, n_allowed)
+            if saving <= 0:
+                return None
+            with self.lock:
+                calibration = self.calibrations.get((size, effort))
+                if calibration is None:
+                    if n_queries * saving < self._calibration_cost(self.ranker, size, effort):
+                        return None
+                    calibration = self._calibrate(self.ranker, self.neighbours(size, work), effort, work)
+                    self.calibrations[size, effort] = calibration
+                budget = calibration.budget(k, recall)
+            if budget is not None:
+                pays = self._cost(self.ranker, budget.visits, budget.candidates, n_allowed) < most_cost
+                return budget if pays else None
+            # What was tried is not enough; will more still be cheaper than exact search?
+            least = calibration.least(k, recall, *self._generous(self.ranker, k, effort))
+        return None
+
+    def _calibrate(self, ranker: Ranker, truth: IndexArray, effort: int, work: Work) -> Calibration:
+        visits, candidates = self._generous(ranker, truth.shape[1], effort)
+        return calibrate(
+            ranker, self.held_out, self.held_out_absmax, truth, self.held_out_ids, work,
+            visits, candidates,
+        )  # fmt: skip
+
+    def _generous(self, ranker: Ranker, k: int, effort: int) -> tuple[int, int]:
+        """Visits and candidates of a calibration for k neighbours."""
+        n = len(self.X)
+        share, candidates = _EFFORTS[effort]
+        visits = n if ranker.plan.n_cells == 0 else min(n, max(round(n * share), 64 * k))
+        return visits, min(n, max(candidates, 16 * k))
+
+    def _cost(self, ranker: Ranker, visits: int, candidates: int, n_allowed: int | None = None) -> float:
+        """Estimated time of a ranked query, in ns."""
+        n, dim = self.X.shape
+        plan = ranker.plan
+        # Visits count allowed points only, so that more cells are opened.
+        every = visits if n_allowed is None else min(n, visits * n / n_allowed)
+        return ranked_cost(every, candidates, plan.n_composite * plan.n_simple, dim, plan.n_cells)
+
+    def _calibration_cost(self, ranker: Ranker, k: int, effort: int) -> float:
+        """Estimated time of a calibration, in ns: exact answers and a generous search."""
+        one = exact_cost(*self.X.shape) + self._cost(ranker, *self._generous(ranker, k, effort))
+        return len(self.held_out) * one
+
+    def describe(self, work: Work) -> IndexStats:
+        """Tell what was chosen and measured while fitting."""
+        n, dim = self.X.shape
+        metric = self.params.metric
+        if self.ranker is None:
+            return IndexStats(n, dim, metric, "exact", self.reason)
+        plan = self.ranker.plan
+        budget = self.budget(min(10, n - 1), self.params.recall, work)
+        return IndexStats(
+            n,
+            dim,
+            metric,
+            "ranked",
+            directions=plan.directions,
+            ranking=plan.ranking,
+            n_composite=plan.n_composite,
+            n_simple=plan.n_simple,
+            n_levels=1 if plan.n_cells == 0 else self.params.n_levels or 2,
+            n_cells=plan.n_cells,
+            held_out=len(self.held_out),
+            max_visits=None if budget is None else budget.visits,
+            max_candidates=None if budget is None else budget.candidates,
+            recall_at_10=None if budget is None else budget.recall,
+        )
