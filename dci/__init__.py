@@ -16,7 +16,7 @@ The layers, each calling only what is below it; a query goes down once and comes
 from . import reference
 from ._api.answers import IndexStats, Neighbors
 from ._api.config import show_config
-from .errors import DCIError, InvalidTypeError, InvalidValueError, NotFittedError
+from .errors import DCIError, FileFormatError, InvalidTypeError, InvalidValueError, NotFittedError, StorageError
 from .index import DCI, exact, knn
 
 __version__ = "0.1.0"
@@ -24,11 +24,13 @@ __version__ = "0.1.0"
 __all__ = [
     "DCI",
     "DCIError",
+    "FileFormatError",
     "IndexStats",
     "InvalidTypeError",
     "InvalidValueError",
     "Neighbors",
     "NotFittedError",
+    "StorageError",
     "exact",
     "knn",
     "reference",

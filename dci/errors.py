@@ -15,3 +15,11 @@ class InvalidTypeError(DCIError, TypeError):
 
 class NotFittedError(DCIError, ValueError, AttributeError):
     """An index was asked before ``fit``; the same bases as scikit-learn's error of this name."""
+
+
+class FileFormatError(InvalidValueError):
+    """A file is not what it should be: of another kind or version, truncated, or damaged."""
+
+
+class StorageError(DCIError, OSError):
+    """A file or directory cannot be used now: another writer has it, or an earlier write to it failed."""

@@ -113,6 +113,20 @@ RULES = (
         only=("dci!", "dci.errors", "dci._geometry", "dci._runtime", "dci._native"),
         public=True,
     ),
+    Rule(
+        "files know nothing of indexes",
+        "dci._store.directory",
+        PACKAGES,
+        only=(
+            "dci._store.container",
+            "dci._store.files",
+            "dci._store.journal",
+            "dci._store.records",
+            "dci._runtime",
+            "dci.errors",
+            "dci._store!",
+        ),
+    ),
 )
 
 
@@ -172,6 +186,10 @@ FAKE = {
     "dci/_search/dispatch.py": "from .._tuning.build import build\nfrom . import ranked",
     "dci/_search/exact.py": "from .._geometry.metric import Embedding",
     "dci/_search/ranked.py": "from .exact import block_rows",
+    "dci/_store/__init__.py": "",
+    "dci/_store/container.py": "",
+    "dci/_store/directory.py": "from . import container",
+    "dci/_store/codec.py": "from .._tuning.build import build",
     "dci/_tuning/__init__.py": "",
     "dci/_tuning/build.py": "from .._search import exact, ranked",
     "attention/__init__.py": "from .functional import dci_attention",
@@ -231,6 +249,7 @@ def test_a_tree_that_keeps_the_rules_passes(tmp_path):
         (9, "attention/functional.py", "from dci import _private", "imports _private of dci "),
         (9, "attention/functional.py", "import dci\nx = dci._search.exact.f", ":2: attention.functional imports f of"),
         (9, "attention/functional.py", "import dci\nx = dci.index", ":2: attention.functional imports dci.index "),
+        (10, "dci/_store/directory.py", "from .codec import x", "imports x of dci._store.codec"),
         (9, "attention/functional.py", "from dci._runtime import threads\nthreads._x()", ":2: attention.functional i"),
     ],
 )  # fmt: skip
