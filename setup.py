@@ -35,6 +35,7 @@ MODULES = (
     "dci._native.exact_scan",
     "dci._native.rescore",
     "dci._native.rows",
+    "dci._native.cell_edit",
     "dci._native.cell_search",
 )
 OWNS_KERNELS = {"dci._native.kernels"}

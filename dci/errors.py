@@ -23,3 +23,10 @@ class FileFormatError(InvalidValueError):
 
 class StorageError(DCIError, OSError):
     """A file or directory cannot be used now: another writer has it, or an earlier write to it failed."""
+
+
+class UnknownIdError(DCIError, KeyError):
+    """Ids that the index does not have, or no longer."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError would quote its message

@@ -1,29 +1,28 @@
 """The index."""
 
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from ._api import validation as check
-from ._api.answers import IndexStats, Neighbors, Request
-from ._api.params import Params
-from ._runtime.blas import one_blas_thread
+from ._api.answers import IndexStats, Neighbors, RadiusNeighbors, Request
+from ._api.subset import Subset
 from ._runtime.threads import Work
 from ._runtime.types import FloatArray, IndexArray
-from ._search.dispatch import answer
-from ._search.exact import ExactSearch
+from ._search.radius import within
 from ._search.ranked import Ranker
-from ._tuning.build import build
-from ._tuning.engine import Engine
-from .errors import InvalidValueError, NotFittedError
+from ._search.versions import answer_version
+from ._store.living_index import LivingIndex
+from ._tuning.living import Version
+from .errors import InvalidValueError
 
-_LARGE = 20_000  # rows from which `verbose` shows a bar for queries
-_STRUCTURE = ("metric", "directions", "ranking", "n_composite", "n_simple", "n_levels", "recall")
-_PARAMETERS = (*_STRUCTURE, "random_state", "num_threads", "verbose")
+LARGE = 20_000  # rows from which `verbose` shows a bar for queries
+_MANY = 1024  # queries that are worth putting pending points into the structure first
 
 
-class DCI:
+class DCI(LivingIndex):
     """Prioritized Dynamic Continuous Indexing: k-nearest-neighbour search by ranking.
 
     Points are ordered by how near they are to the query along a few projection directions, and the
@@ -108,88 +107,7 @@ class DCI:
         self.num_threads = num_threads
         self.verbose = verbose
         self._check_params(self.get_params())
-        self._engine: Engine | None = None  # replaced as a whole: a call that has it sees no other
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the arguments of the constructor by name, as they were given.
-
-        Parameters
-        ----------
-        deep : bool
-            Without effect, since no parameter has parameters; scikit-learn passes it.
-        """
-        return {name: getattr(self, name) for name in _PARAMETERS}
-
-    def set_params(self, **params: Any) -> "DCI":
-        """Change arguments of the constructor.
-
-        What is fitted stays as it is until the next `fit`; `num_threads` and `verbose` count for queries at once.
-
-        Parameters
-        ----------
-        **params
-            Arguments of the constructor; others keep their values.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        InvalidValueError, InvalidTypeError
-            A name is unknown or a value cannot be used; nothing is changed then.
-        """
-        unknown = sorted(set(params) - set(_PARAMETERS))
-        if unknown:
-            raise InvalidValueError(f"set_params: expected names among {_PARAMETERS}, received {unknown}")
-        self._check_params(self.get_params() | params)
-        for name, value in params.items():
-            setattr(self, name, value)
-        return self
-
-    def fit(self, X: npt.ArrayLike, queries: npt.ArrayLike | None = None) -> "DCI":
-        """Index the rows of X.
-
-        Parameters
-        ----------
-        X : (n, d) array of numbers, n >= 0
-            Converted to C-contiguous float32 if it is anything else.
-        queries : (t, d) array of numbers, optional
-            A sample of the queries to come; without it, points of X stand for them.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        InvalidValueError, InvalidTypeError
-            X or `queries` has the wrong shape or dtype, or holds NaN or infinity.
-        """
-        params = self._check_params(self.get_params())
-        points, absmax = check.as_points(X, "X")
-        if len(points) >= 2**31:
-            raise InvalidValueError(f"X: expected fewer than 2^31 rows, received {len(points)}")
-        sample = None
-        if queries is not None:
-            sample = check.as_points(queries, "queries", dim=points.shape[1])
-        elif isinstance(params.directions, str) and params.directions == "query":
-            raise InvalidValueError(
-                'directions="query": expected fit(X, queries=...) with a sample of queries, received none'
-            )
-        if sample is not None and len(sample[0]) == 0:
-            raise InvalidValueError(f"queries: expected at least one row, received {sample[0].shape}")
-        _check_directions(params.directions, points)
-        rng = check.check_random_state(self.random_state)
-        threads = check.check_num_threads(self.num_threads)
-        # Points pass twice: when they are assigned to cells and when they are copied there.
-        with one_blas_thread(), Work(threads, 2 * len(points), "fit", "points", self.verbose) as work:
-            engine = build(points, absmax, sample, params, rng, work)
-            work.finish()
-        with Work(1) as work:
-            engine.stats = engine.describe(work)
-        self._engine = engine
-        return self
+        self._start_empty()
 
     def query(
         self,
@@ -236,8 +154,8 @@ class DCI:
         NotFittedError
         InvalidValueError, InvalidTypeError
         """
-        engine = self._fitted()
-        n, dim = engine.X.shape
+        version = self._fitted()
+        engine, n, dim = version.engine, version.points.n_live, version.points.rows.shape[1]
         queries, absmax, single = check.as_queries(Q, dim, "Q")
         k = check.check_k(k)
         candidates = check.check_budget(max_candidates, n, "max_candidates")
@@ -245,57 +163,129 @@ class DCI:
         if recall is not None and (candidates is not None or visits is not None):
             raise InvalidValueError("query: expected either recall or max_candidates / max_visits, received both")
         wanted = engine.params.recall if recall is None else check.check_recall(recall)
-        threads = check.check_num_threads(self.num_threads if num_threads is None else num_threads)
-        allowed = None if filter is None else check.as_filter(filter, n, "filter")
-        if allowed is not None and allowed.count == n:
-            allowed = None
+        allowed = None if filter is None else self._subset(version, filter)
         request = Request(queries, absmax, k, wanted, visits, candidates, allowed)
-        show = bool(self.verbose) and len(queries) >= _LARGE
-        with Work(threads, len(queries), "query", "queries", show) as work:
-            found = answer(engine, request, work)
-        return _first(found) if single else found
+        found = self._ask(version, request, num_threads)
+        return found.first if single else found
 
-    @property
-    def n_points(self) -> int:
-        """Number of points."""
-        return self._shape()[0]
+    def _ask(self, version: Version, request: Request, num_threads: int | None = None) -> Neighbors:
+        """Answer, by `version` or by one of the same points."""
+        plain = request.allowed is None and request.exclude is None
+        if plain and len(request) >= _MANY and version.pending is not None:
+            folded = self._fold()
+            if folded is not None and folded.points is version.points:
+                version = folded
+        show = bool(self.verbose) and len(request) >= LARGE
+        with Work(self._threads(num_threads), len(request), "query", "queries", show) as work:
+            return answer_version(version, request, work)
 
-    @property
-    def dim(self) -> int:
-        """Number of coordinates of a point."""
-        return self._shape()[1]
+    def _subset(self, version: Version, filter: npt.ArrayLike) -> Subset | None:
+        """Rows of the points that a filter allows, None for all."""
+        points, n = version.points, len(version.points.rows)
+        if points.ids is None and points.live is None:
+            subset = check.as_filter(filter, n, "filter")
+        else:
+            if check.is_mask(filter):
+                chosen = check.as_filter(filter, points.n_live, "filter").ids
+                rows = chosen if points.live is None else points.live[chosen]
+            else:
+                wanted = check.as_ids(filter, "filter")
+                found = version.store.find(points, wanted)
+                if (found < 0).any():
+                    raise InvalidValueError(f"filter: expected ids of the index, received {wanted[found < 0][0]}")
+                rows = np.unique(found)
+            subset = Subset(n, ids=rows.astype(np.int32))
+        return None if subset.count == points.n_live else subset
+
+    def query_by_id(self, ids: npt.ArrayLike, k: int = 10, *, num_threads: int | None = None) -> Neighbors:
+        """Find the k nearest points of points of the index, themselves left out.
+
+        Parameters
+        ----------
+        ids : int or (m,) array of int
+        k : int
+        num_threads : int, optional
+
+        Returns
+        -------
+        Neighbors
+            (m, k) each, or (k,) for one id.
+
+        Raises
+        ------
+        UnknownIdError
+            The index has no such ids.
+        InvalidValueError, InvalidTypeError
+        """
+        version = self._fitted("query_by_id")
+        k = check.check_k(k)
+        rows = self._rows_of(version, check.as_ids(ids, "ids"))
+        queries = version.points.rows[rows]
+        absmax = float(np.abs(queries).max(initial=0.0))
+        recall = version.engine.params.recall
+        request = Request(queries, absmax, k, recall, exclude=rows.astype(np.int32))
+        found = self._ask(version, request, num_threads)
+        return found.first if np.ndim(ids) == 0 else found
+
+    def query_radius(
+        self,
+        Q: npt.ArrayLike,
+        r: npt.ArrayLike,
+        max_results: int | None = None,
+        *,
+        num_threads: int | None = None,
+    ) -> RadiusNeighbors:
+        """Find the points within a radius of each query.
+
+        Parameters
+        ----------
+        Q : (nq, d) or (d,) array of numbers
+        r : float or (nq,) array of float
+            Largest distance; for inner products the smallest one.
+        max_results : int, optional
+            Of a query, the nearest ones.
+        num_threads : int, optional
+
+        Returns
+        -------
+        RadiusNeighbors
+            Of these points, the recall of the index is found, exactly all where `recall` is 1.0.
+
+        Raises
+        ------
+        NotFittedError
+        InvalidValueError, InvalidTypeError
+
+        Notes
+        -----
+        Queries are asked for 32 neighbours, those with so many within their radius for four times as many, and so on:
+        the time is that of a few calls of `query` for as many neighbours as there are.
+        """
+        version = self._fitted("query_radius")
+        queries, absmax, _ = check.as_queries(Q, version.points.rows.shape[1], "Q")
+        radius = check.as_radius(r, len(queries))
+        most = version.points.n_live
+        most = most if max_results is None else min(most, check.check_count(max_results, "max_results"))
+        recall = version.engine.params.recall
+
+        def search(some: FloatArray, k: int) -> Neighbors:
+            return self._ask(version, Request(some, absmax, k, recall), num_threads)
+
+        return within(search, queries, radius, max(most, 1), descending=version.engine.params.metric == "ip")
 
     @property
     def stats_(self) -> IndexStats:
         """What was chosen and measured while fitting."""
-        return self._fitted("stats_").stats
-
-    def __len__(self) -> int:
-        return self.n_points
+        version = self._fitted("stats_")
+        with Work(1) as work:
+            return replace(version.engine.describe(work), n_points=version.points.n_live)
 
     def __repr__(self) -> str:
-        engine = self._engine
-        n, dim = (0, 0) if engine is None else engine.X.shape
-        metric = check.check_metric(self.metric) if engine is None else engine.params.metric
-        method = "not fitted" if engine is None else engine.stats.method
+        version = self._version
+        n, dim = self._shape()
+        metric = check.check_metric(self.metric) if version is None else version.engine.params.metric
+        method = "not fitted" if version is None else "exact" if version.engine.ranker is None else "ranked"
         return f"<DCI {metric}, {n} x {dim}, {method}>"
-
-    @staticmethod
-    def _check_params(params: dict[str, Any]) -> Params:
-        checked = Params.checked(**{name: params[name] for name in _STRUCTURE})
-        check.check_random_state(params["random_state"])
-        check.check_num_threads(params["num_threads"])
-        return checked
-
-    def _shape(self) -> tuple[int, int]:
-        engine = self._engine
-        return (0, 0) if engine is None else engine.X.shape
-
-    def _fitted(self, what: str = "query") -> Engine:
-        engine = self._engine
-        if engine is None:
-            raise NotFittedError(f"{what}: expected a fitted index, received one before fit(X)")
-        return engine
 
     def _candidates(
         self,
@@ -304,7 +294,7 @@ class DCI:
         max_visits: int | float | None = None,
     ) -> list[list[IndexArray]]:
         """Sorted ids of the candidates of each query by composite index (for tests)."""
-        engine = self._fitted()
+        engine = self._fitted().engine
         ranker, n = cast(Ranker, engine.ranker), len(engine.X)
         queries, absmax, _ = check.as_queries(Q, engine.X.shape[1], "Q")
         visits = check.check_budget(max_visits, engine.total_visits, "max_visits")
@@ -315,83 +305,3 @@ class DCI:
             [np.sort(ids).astype(np.int64) for ids in found]
             for found in (ranker.candidates(rows, i, visits or n, keep, limited) for i in range(len(queries)))
         ]
-
-
-def _first(found: Neighbors) -> Neighbors:
-    """Answer of the only query of a batch."""
-    return Neighbors(found.distances[0], found.indices[0])
-
-
-def _check_directions(directions: str | FloatArray, points: FloatArray) -> None:
-    if not isinstance(directions, str) and directions.shape[1] != points.shape[1]:
-        raise InvalidValueError(
-            f"directions: expected rows of X's {points.shape[1]} coordinates, received shape {directions.shape}"
-        )
-
-
-def knn(X: npt.ArrayLike, k: int = 10, **options: Any) -> Neighbors:
-    """Find the k nearest neighbours of every row of X among the other rows.
-
-    Parameters
-    ----------
-    X : (n, d) array of numbers
-    k : int
-    **options
-        Those of `DCI`.
-
-    Returns
-    -------
-    Neighbors
-        `distances` and `indices`, (n, k) each; row i never holds i itself.
-    """
-    k = check.check_k(k)
-    index = DCI(**options)
-    index.fit(X)
-    engine = index._fitted()
-    n = len(engine.X)
-    threads = check.check_num_threads(index.num_threads)
-    own = np.arange(n, dtype=np.int32)
-    request = Request(engine.X, engine.exact.absmax, k, engine.params.recall, exclude=own)
-    with Work(threads, n, "query", "queries", bool(index.verbose) and n >= _LARGE) as work:
-        return answer(engine, request, work)
-
-
-def exact(
-    X: npt.ArrayLike,
-    Q: npt.ArrayLike,
-    k: int = 10,
-    metric: str = "l2",
-    num_threads: int | None = None,
-) -> Neighbors:
-    """Exact k-nearest-neighbour search without an index.
-
-    Parameters
-    ----------
-    X : (n, d) array of numbers
-    Q : (nq, d) or (d,) array of numbers
-    k : int
-    metric : {"l2", "ip", "cosine"}, or {"euclidean", "inner_product"}
-    num_threads : int, optional
-
-    Returns
-    -------
-    Neighbors
-
-    Notes
-    -----
-    Scores are float32 in blocks; answers that fail the rounding-error check are computed in float64.
-    O(nq * n * d) time, under 150 MB on top of the arguments.
-
-    Examples
-    --------
-    >>> import dci
-    >>> dci.exact([[0.0, 0.0], [3.0, 4.0]], [0.0, 0.0], k=2).distances
-    array([0., 5.], dtype=float32)
-    """
-    points, absmax = check.as_points(X, "X")
-    queries, q_absmax, single = check.as_queries(Q, points.shape[1], "Q")
-    k = check.check_k(k)
-    exact_search = ExactSearch(points, absmax, check.check_metric(metric))
-    with Work(check.check_num_threads(num_threads)) as work:
-        found = Neighbors(*exact_search.search(queries, q_absmax, k, work))
-    return _first(found) if single else found

@@ -147,6 +147,7 @@ def test_functions_are_seen():
     assert ("dci/_native/kernels.pyx", "Reservoirs.clear") in seen
     assert ("dci/_native/cells.pyx", "nearest") in seen
     assert ("dci/index.py", "DCI.query") in seen
+    assert ("dci/_store/living_index.py", "LivingIndex.fit") in seen
 
 
 # ------------------------------------------------------------------------------------- tests of the checks, on fakes

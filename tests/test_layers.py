@@ -21,7 +21,6 @@ NOT_AT_START = {
     ("attention", "attention.integrations.huggingface", TYPING),
     ("attention", "attention.integrations.patching", TYPING),
     ("attention", "attention.modules", TYPING),
-    ("attention._core.sample", "attention._native.moments", TYPING),
     ("attention.integrations.records", "attention.report", TYPING),
     ("dci._api.config", "dci", LATER),  # the version, which dci/__init__.py has
 }

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 # Windows of 128 to 2,048 keys are fastest with 64 to 256 rows. To measure anew, time `banded` at these sizes.
 _BAND_ROWS = 128
+_PAIRS = 1 << 29  # of a query and a key in one call of the kernel, which Ctrl-C cannot stop: well under a second
 _MASK_NUMBERS = 1 << 22  # of a mask in float32 at once, 16 MB
 
 KeyRange = tuple[int, int, Tensor | None]  # keys [first, stop) and a mask for them
@@ -23,7 +24,10 @@ KeyRange = tuple[int, int, Tensor | None]  # keys [first, stop) and a mask for t
 
 def whole(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False) -> Tensor:
     """Every query sees all keys, or with `causal`, query i the keys up to i."""
-    width = value.shape[-1]
+    n_keys, width = value.shape[-2:]
+    rows = max(_BAND_ROWS, _PAIRS // max(1, query.shape[0] * query.shape[1] * n_keys) // _BAND_ROWS * _BAND_ROWS)
+    if rows < query.shape[-2] and not causal:
+        return _by_rows(query, key, value, scale, rows, lambda row, end: (0, n_keys, None))
     return _sdpa(*_same_width(query, key, value), None, scale, causal)[..., :width]
 
 

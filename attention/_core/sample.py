@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,7 @@ from .bounds import estimate_sum, row_probabilities
 from .head import ALL_NEAR, BLOCK, REACH, Head, Segment
 from .threshold_search import Look, ThresholdSearch, search_size
 
-if TYPE_CHECKING:
-    from .._native.moments import MomentsState
+MomentsState = tuple[tuple[float, float], tuple[FloatArray, ...]]
 
 # To measure these anew: python -m comparisons run --suite attention_truth
 _SEGMENTS = 4
@@ -43,7 +41,7 @@ class SampledSegment:
     segment: Segment
     rows: IdArray
     wanted: np.ndarray
-    state: "MomentsState | None"
+    state: MomentsState | None
 
 
 class Sample:

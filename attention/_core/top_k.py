@@ -15,6 +15,7 @@ from ..embedding import embed_keys, embed_queries
 from ..options import AttentionOptions
 from ..report import HeadReport
 
+_BLOCK = 8192  # queries between two looks at Ctrl-C: half a second
 _SEGMENT = 1024  # queries whose keys are looked for with one filter; to measure anew, time causal calls with `top_k`
 _NUMBERS = 1 << 22  # of gathered keys at once, 16 MB
 _SAMPLE = 64  # queries whose error is measured
@@ -42,10 +43,13 @@ def attend_top_k(
     flat, flat_out = query.reshape(-1, query.shape[-1]), out.reshape(-1, out.shape[-1])
     index.fit(embed_keys(key), queries=None if random else embed_queries(flat[rows]))
     if stops is None:
-        found = index.query(embed_queries(flat), k).indices
-        _weigh(flat, key, value, found, scale, flat_out)
+        for start in range(0, len(flat), _BLOCK):
+            work.tick()
+            part = slice(start, start + _BLOCK)
+            _weigh(flat[part], key, value, index.query(embed_queries(flat[part]), k).indices, scale, flat_out[part])
     else:
         for start in range(0, length, _SEGMENT):
+            work.tick()
             part = slice(start, min(start + _SEGMENT, length))
             for group in range(query.shape[0]):
                 found = _found_before(index, query[group, part], key, stops[part], k)

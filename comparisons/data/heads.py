@@ -9,6 +9,7 @@ for 131,072, of which what is used is read.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -88,8 +89,10 @@ def check(name: str, smoke: bool = False) -> None:
 
 
 def _path(name: str) -> Path:
-    if (path := Path(name).expanduser()).is_file():
-        return path
+    path = Path(name).expanduser()
+    with contextlib.suppress(OSError):  # of names too long for a file
+        if path.is_file():
+            return path
     raise ComparisonError(
         f"unknown heads {name!r}: expected one of {', '.join((ENCODER, *HEADS))}, any of them with {CAUSAL}, "
         "or a path to an .npz file"

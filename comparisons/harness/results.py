@@ -22,6 +22,7 @@ FORMAT = 1
 REPEATED = ("build_seconds", "query_seconds", "seconds")  # lists of a row, one entry a repeat
 IDENTITY = ("suite", "data", "n", "dim", "queries", "k", "wanted", "rival", "build", "search", "batch")
 IDENTITY += ("method", "options", "length", "layer", "keys")  # attention's
+IDENTITY += ("operation",)  # those of an index that changes
 SAME = ("threads", "cpu", "versions", "instruction_set")  # what a resumed run must share with its beginning
 BUSY_SPREAD = 0.2  # (slowest - fastest) / median above which the machine was busy …
 BUSY_SECONDS = 0.02  # … unless the two are as near as this

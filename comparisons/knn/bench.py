@@ -121,12 +121,12 @@ class Bench:
     def fit(self, setting: Setting) -> tuple[Adapter, float]:
         """Build once; return the built rival and the seconds it took."""
         rival = setting.rival(self.threads, **setting.build)
-        return rival, self._timed(lambda: rival.fit(self.data.points))[0]
+        return rival, self.timed(lambda: rival.fit(self.data.points))[0]
 
     def query(self, rival: Adapter, search: Arguments, count: int | None = None) -> tuple[float, float]:
         """Answer the first `count` queries in one batch; return the recall and the seconds it took."""
         some = Dataset(self.data.name, self.data.points, self.data.queries[:count])
-        seconds, ids = self._timed(lambda: rival.query(some.queries, self.k, **search))
+        seconds, ids = self.timed(lambda: rival.query(some.queries, self.k, **search))
         return recall(recompute(some, ids, self.k), self.radius[:count]), seconds
 
     def measure(self, settings: Sequence[Setting], until: float = 2.0) -> list[Measurement]:
@@ -149,7 +149,7 @@ class Bench:
             _warm.add(rival)
             some = rival(self.threads, **builds[0])
             search = rival.search_grid(builds[0])[0]
-            self._timed(lambda: (some.fit(few.points), some.query(few.queries, self.k, **search)))
+            self.timed(lambda: (some.fit(few.points), some.query(few.queries, self.k, **search)))
 
     # --------------------------------------------------------------------------------------- sweep and final
 
@@ -164,7 +164,7 @@ class Bench:
         found: list[Measurement] = []
         for build in self.grid(rival, wanted):
             key = f"{wanted}: {rival.name} {build}"
-            rows = self._step("sweep", key, wanted, lambda build=build: self._least(rival, build, wanted))
+            rows = self.step("sweep", key, wanted, lambda build=build: self._least(rival, build, wanted))
             found.append(Measurement.of(rows[0]))
             best = cheapest(found, wanted)
             if cost == "total" and best is not None and found[-1].build_time > best.total:
@@ -183,7 +183,7 @@ class Bench:
     def trace(self, rival: type[Adapter], build: Arguments, until: float) -> list[Measurement]:
         """Measure one build at every search of its grid, up to the first that reaches recall `until`."""
         settings = [Setting(rival, build, search) for search in rival.search_grid(build)]
-        rows = self._step("trace", f"{rival.name} {build} up to {until}", None, lambda: self.measure(settings, until))
+        rows = self.step("trace", f"{rival.name} {build} up to {until}", None, lambda: self.measure(settings, until))
         return [Measurement.of(row) for row in rows]
 
     def interleave(
@@ -200,7 +200,7 @@ class Bench:
             for group in [*groups[shift:], *groups[:shift]]:
                 searches = [setting.search for setting in group if setting.search]
                 key = f"round {turn} at {wanted}: {group[0].rival.name} {group[0].build} {searches}"
-                rows += self._step(suite, key, wanted, lambda group=group: self.measure(group))
+                rows += self.step(suite, key, wanted, lambda group=group: self.measure(group))
         return [Measurement.of(row) for row in merge(rows)]
 
     # ----------------------------------------------------------------------------------------------- batches
@@ -209,7 +209,7 @@ class Bench:
         """Answer `count` batches of queries, the settings taking turns after every few calls."""
         batch = min(batch, len(self.data.queries))
         key = f"{wanted} batches of {batch}: {[(s.rival.name, s.build, s.search) for s in settings]}"
-        return self._step(suite, key, wanted, lambda: self._calls(settings, batch, count))
+        return self.step(suite, key, wanted, lambda: self._calls(settings, batch, count))
 
     def _calls(self, settings: Sequence[Setting], batch: int, count: int) -> list[Row]:
         rivals = [self.fit(setting)[0] for setting in settings]
@@ -267,7 +267,8 @@ class Bench:
                 break
         return [_measurement(Setting(rival, build, search), built, reached[0], seconds, reached[1])]
 
-    def _step(self, suite: str, key: str, wanted: float | None, make: Callable[[], Iterable[Any]]) -> list[Row]:
+    def step(self, suite: str, key: str, wanted: float | None, make: Callable[[], Iterable[Any]]) -> list[Row]:
+        """Measure, unless the run has it: rows of a suite, each with all that the data set and the run say."""
         n, dim = self.data.points.shape
         context = {"suite": suite, "data": self.data.name, "n": n, "dim": dim, "queries": len(self.data.queries)}
         context |= {"k": self.k, "threads": self.threads, "wanted": wanted}
@@ -278,7 +279,8 @@ class Bench:
 
         return self.run.step(f"{suite} | {self.name} | {key}", rows)
 
-    def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
+    def timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        """Return the seconds that a call takes under the run's threads, garbage collected before, and its result."""
         gc.collect()
         with self.limits():
             start = time.perf_counter()

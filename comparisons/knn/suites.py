@@ -16,6 +16,7 @@ from comparisons.harness.question import Options, Suite
 from comparisons.harness.results import Run
 from comparisons.knn.adapters import DCI, RIVALS, Adapter
 from comparisons.knn.bench import Bench, Measurement, Setting, front
+from comparisons.knn.dynamic import Changing
 
 K = 10
 RECALLS = {"manifold": 0.95}  # wanted where nothing else is said
@@ -149,6 +150,12 @@ def _memory(suite: Suite, run: Run, name: str, options: Options) -> None:
     run.step(f"memory | {name} at {wanted}", lambda: [context | machine.memory_growth(name, wanted, run.threads)])
 
 
+def _dynamic(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Let an index change, beside fitting anew."""
+    bench = _bench(run, name, options.smoke)
+    Changing(bench, wanted_recall(name, options), suite.chosen(options)).measure(suite.name, options.repeats)
+
+
 ALL = ("manifold", "glove", "sentences", "words", "noise")
 PAIR = ("manifold", "glove")
 GLOVES = tuple(f"glove-{thousands}k" for thousands in (25, 50, 100, 200, 400))
@@ -191,6 +198,15 @@ PARETO = _suite(
 )
 CALIBRATION = _suite("calibration", "is the recall asked for reached?", 2, ALL, _calibration, rivals=("dci",))
 MEMORY = _suite("memory", "memory of fit and query on top of the data", 2, ALL, _memory, rivals=("dci",), smoke_data=())
+DYNAMIC = _suite(
+    "dynamic",
+    "an index that changes, beside fitting anew: adding, removing, saving, loading",
+    2,
+    ("glove",),
+    _dynamic,
+    rivals=("dci", "hnswlib"),
+    smoke_data=("manifold-20k-12-64", "glove-4k"),  # ranked and exact
+)
 
 SUITES = {
     suite.name: suite
@@ -205,6 +221,7 @@ SUITES = {
         PARETO,
         CALIBRATION,
         MEMORY,
+        DYNAMIC,
         *attention_suites.SUITES,
     )
 }

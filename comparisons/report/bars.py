@@ -20,6 +20,12 @@ from comparisons.knn.suites import PAIR, RECALL, wanted_recall
 
 MARGIN = 0.01  # recall is calibrated on a sample and measured on other queries
 FEW = 1_000  # queries, below which chance moves the recall by more than that
+LARGE = 100_000  # points, from which on times are judged that depend on their number
+ADD, REMOVE, IN_BATCHES = 0.03, 0.02, 1.5  # 1 % of the points; all of them in batches: as a share of a fit
+SINGLE_ADDS = 50_000  # a second
+CHURNED = 1.05  # times what queries take on an index that was fitted
+SAVED, OF_DISK = 500e6, 0.8  # bytes a second, or a share of what the disk takes
+MAPPED = 0.1  # seconds to the first answer
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,53 @@ def _growth(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
         yield _recall_bar("growth", data, rows[0]["wanted"], dci.recall, rows[0]["queries"])
 
 
+def _dynamic(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
+    found = {row["operation"]: row for row in select(rows, rival="dci")}
+    for changed, fitted in (("in batches", "fit"), ("churn", "fit anew")):
+        if {changed, fitted} <= found.keys():
+            asked = f"{changed}: recall within {(margin := _margin(rows[0]['queries']))} of that of a fit"
+            ours, theirs = (found[name]["recall"] for name in (changed, fitted))
+            holds = ours >= theirs - margin
+            yield Bar("dynamic", data, asked, f"{ours:.3f} and {theirs:.3f}", holds, timed=False)
+    if rows[0]["n"] >= LARGE:
+        for judge in (_changing, _stored):
+            for asked, reached, holds in judge(found, rows):
+                yield Bar("dynamic", data, asked, reached, holds)
+
+
+def _changing(found: dict[str, Row], rows: Sequence[Row]) -> Iterator[tuple[str, str, bool]]:
+    names = {"first add": "1 %, first add, which copies what is there", "in batches": "everything, in batches"}
+    limits = {"first add": ADD, "second add": ADD, "remove": REMOVE, "in batches": IN_BATCHES}
+    for operation in [name for name in limits if {name, "fit"} <= found.keys()]:
+        share, most = seconds(found[operation]) / seconds(found["fit"]), limits[operation]
+        yield f"{names.get(operation, f'1 %, {operation}')}: at most {most:.0%} of a fit", f"{share:.1%}", share <= most
+    if single := found.get("one by one"):
+        reached = f"{rate(single):,.0f}"
+        for other in select(rows, operation="one by one"):
+            if other is not single:
+                reached += f" ({other['rival']} {rate(other):,.0f})"
+        yield f"one by one: at least {SINGLE_ADDS:,} points a second", reached, rate(single) >= SINGLE_ADDS
+    if {"churn", "fit anew"} <= found.keys():
+        ours, theirs = (statistics.median(found[name]["query_seconds"]) for name in ("churn", "fit anew"))
+        asked = f"after churn: queries take at most {CHURNED:g} x those of a fit"
+        yield asked, f"{ours / theirs:.2f} x", ours <= CHURNED * theirs
+
+
+def _stored(found: dict[str, Row], rows: Sequence[Row]) -> Iterator[tuple[str, str, bool]]:
+    if {"save", "write"} <= found.keys():
+        save, disk = rate(found["save"]), rate(found["write"])
+        asked = f"save: at least {SAVED / 1e6:.0f} MB/s, or {OF_DISK:.0%} of a plain write"
+        yield asked, f"{save / 1e6:.0f} and {disk / 1e6:.0f} MB/s", save >= min(SAVED, OF_DISK * disk)
+    if mapped := found.get("map and query"):
+        asked = f"load with mmap and the first query: under {1e3 * MAPPED:.0f} ms"
+        yield asked, f"{1e3 * seconds(mapped):.1f} ms", seconds(mapped) < MAPPED
+
+
+def rate(row: Row) -> float:
+    """Return points or bytes a second of a row of an index that changes."""
+    return row.get("points", row.get("bytes", 0)) / seconds(row)
+
+
 def _exponent(rows: Sequence[Row]) -> Iterator[Bar]:
     cost = [(row["n"], Measurement.of(row).query_time) for row in rows if row["rival"] == "dci"]
     if len(cost) > 1 and max(cost)[0] >= 100_000 and rows[0]["wanted"] == RECALL:
@@ -283,9 +336,13 @@ def _attention_ranking(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
 
 
 def _recall_bar(suite: str, data: str, wanted: float, reached: float, queries: int) -> Bar:
-    margin = MARGIN if queries >= FEW else 5 * MARGIN
+    margin = _margin(queries)
     holds = reached >= wanted - margin
     return Bar(suite, data, f"recall {wanted} within {margin}", f"{reached:.3f}", holds, timed=False)
+
+
+def _margin(queries: int) -> float:
+    return MARGIN if queries >= FEW else 5 * MARGIN
 
 
 JUDGES: dict[str, Callable[[str, Sequence[Row]], Iterator[Bar]]] = {
@@ -295,6 +352,7 @@ JUDGES: dict[str, Callable[[str, Sequence[Row]], Iterator[Bar]]] = {
     "pareto": _pareto,
     "calibration": _calibration,
     "memory": _memory,
+    "dynamic": _dynamic,
     "attention_layers": _attention_layers,
     "attention_length": _attention_length,
     "attention_decoding": _attention_decoding,

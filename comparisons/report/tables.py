@@ -125,6 +125,33 @@ def memory(rows: Sequence[Row]) -> Table:
     return table
 
 
+def dynamic(rows: Sequence[Row]) -> Table:
+    """Return what each operation of an index that changes takes, and beside what it is to be seen."""
+    table = [["data", "operation", "rival", "of", "time", "a second", "beside", "recall", "queries", "spread"]]
+    for data in dict.fromkeys(row["data"] for row in select(rows, "dynamic")):
+        mine = select(rows, "dynamic", data=data)
+        took = {row["operation"]: bars.seconds(row) for row in select(mine, rival="dci")}
+        for row in mine:
+            taken, repeats, answers = bars.seconds(row), row["seconds"], ["", ""]
+            size, rate = f"{row.get('points', 0):,} points", f"{bars.rate(row):,.0f}"
+            if "bytes" in row:
+                size, rate = f"{row['bytes'] / 1e6:.1f} MB", f"{bars.rate(row) / 1e6:,.0f} MB"
+            if row["operation"] == "map and query":  # it reads little of them
+                rate = ""
+            share = taken / took[row["beside"]] if row.get("beside") in took else None
+            beside = "" if share is None else f"{share:.1%} of {row['beside']}"
+            if share is not None and share >= 1:
+                beside = f"{share:.2f} x {row['beside']}"
+            if "recall" in row:
+                answers = [f"{row['recall']:.3f}", time(statistics.median(row["query_seconds"]))]
+            spread = f"{(max(repeats) - min(repeats)) / taken:.0%}" if len(repeats) > 1 else ""
+            table.append([data, row["operation"], row["rival"], size, time(taken), rate, beside, *answers, spread])
+        if "one by one" in took and not select(mine, operation="one by one", rival="hnswlib"):
+            missing = ["not installed, or not asked for", *[""] * 6]
+            table.append([data, "one by one", "hnswlib", *missing])
+    return table
+
+
 def layers(rows: Sequence[Row], suite: str) -> Table:
     """Return how many times faster than exact attention whole layers are, over the layers of the data."""
     table = [["data", "length", "tolerance", "torch exact", "dci_attention", "exact / dci_attention (layers)"]]
@@ -202,6 +229,8 @@ def of_suite(rows: Sequence[Row], suite: str) -> Table:
         return calls(rows, suite)
     if suite == "memory":
         return memory(rows)
+    if suite == "dynamic":
+        return dynamic(rows)
     if suite == "attention_layers":
         return layers(rows, suite)
     if suite == "attention_ranking":

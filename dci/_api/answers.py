@@ -49,9 +49,32 @@ class Neighbors(NamedTuple):
         Best first: Euclidean or cosine distances ascending, inner products descending; infinity
         (minus infinity for inner products) where there are fewer than k points.
     indices : (nq, k) or (k,) int64
-        Rows of the fitted array; -1 where there are fewer than k points.
+        Ids of the points, for a fitted array its rows; -1 where there are fewer than k points.
     """
 
+    distances: FloatArray
+    indices: IndexArray
+
+    @property
+    def first(self) -> "Neighbors":
+        """Answer of the first query alone, (k,) each."""
+        return Neighbors(self.distances[0], self.indices[0])
+
+
+class RadiusNeighbors(NamedTuple):
+    """All points within a radius of each query.
+
+    Attributes
+    ----------
+    offsets : (nq + 1,) int64
+        The neighbours of query i are at offsets[i] : offsets[i + 1] of the other two.
+    distances : (total,) float32
+        Best first for each query.
+    indices : (total,) int64
+        Ids of the points.
+    """
+
+    offsets: IndexArray
     distances: FloatArray
     indices: IndexArray
 

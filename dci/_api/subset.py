@@ -43,3 +43,17 @@ class Subset:
     def ids(self) -> IdArray:
         """Which points they are."""
         return np.flatnonzero(self.mask).astype(np.int32)
+
+    def before(self, stop: int) -> "Subset":
+        """Those of the first `stop` points."""
+        if stop == self.n:
+            return self
+        if "ids" in self.__dict__:
+            return Subset(stop, ids=self.ids[: np.searchsorted(self.ids, stop)])
+        return Subset(stop, mask=self.mask[:stop])
+
+    def ids_from(self, start: int) -> IdArray:
+        """Those of the points from `start` on, counted from there."""
+        if "ids" in self.__dict__:
+            return self.ids[np.searchsorted(self.ids, start) :] - np.int32(start)
+        return np.flatnonzero(self.mask[start:]).astype(np.int32)

@@ -132,6 +132,62 @@ def as_filter(allowed: npt.ArrayLike, n: int, name: str = "filter") -> Subset:
     return Subset(n, mask=mask)
 
 
+def is_mask(allowed: npt.ArrayLike, name: str = "filter") -> bool:
+    """Whether a filter is a mask, not ids."""
+    return bool(_asarray(allowed, name).dtype == np.bool_)
+
+
+def as_ids(ids: npt.ArrayLike, name: str = "ids", count: int | None = None) -> npt.NDArray[np.int64]:
+    """Coerce ids to a one-dimensional array of int64.
+
+    Parameters
+    ----------
+    ids : int or array-like of int, shape (any,)
+        Within the range of int64.
+    name : str
+        What messages call them.
+    count : int, optional
+        The wanted length.
+
+    Raises
+    ------
+    InvalidTypeError
+        Not integers.
+    InvalidValueError
+        More than one axis, another length, or beyond int64.
+    """
+    try:
+        array = _asarray(ids, name)
+    except OverflowError:
+        raise InvalidValueError(f"{name}: expected ints within 64 bits, received larger ones") from None
+    expected = f"{name}: expected a 1-D integer array" + ("" if count is None else f" of {count} ids")
+    if array.ndim == 0:
+        array = array.reshape(1)
+    if array.ndim != 1 or (count is not None and array.size != count):
+        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+    if array.size == 0:
+        return np.empty(0, np.int64)
+    if (array.dtype.kind == "O" and all(_is_int(value) for value in array)) or array.dtype == np.uint64:
+        large = next((int(value) for value in array if not -(2**63) <= int(value) < 2**63), None)
+        if large is not None:
+            raise InvalidValueError(f"{name}: expected ints within 64 bits, received {large}")
+    elif array.dtype.kind not in "iu":
+        raise InvalidTypeError(f"{expected}, received {_describe(array)}")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def as_radius(r: npt.ArrayLike, n_queries: int) -> FloatArray:
+    """Coerce a radius to one a query, (n_queries,) float32; it may be infinite, but not NaN."""
+    array = _real_array(r, "r")
+    expected = f"r: expected a number or shape ({n_queries},)"
+    if array.ndim > 1 or (array.ndim == 1 and len(array) != n_queries):
+        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+    if np.isnan(array.astype(np.float64)).any():
+        raise InvalidValueError(f"{expected}, received NaN")
+    with np.errstate(over="ignore"):
+        return np.broadcast_to(array.astype(np.float32), (n_queries,))
+
+
 def check_count(value: Any, name: str) -> int:
     """Return a count of at least 1."""
     return _count(value, name, "an int >= 1")
@@ -272,8 +328,11 @@ def _finite_matrix(array: npt.NDArray[Any], name: str, dim: int | None) -> tuple
     if array.shape[0] > 0 and array.shape[1] == 0:
         raise InvalidValueError(f"{expected} with d >= 1, received {_describe(array)}")
 
-    with np.errstate(over="ignore"):  # overflow becomes infinity, reported below with its row
-        points = np.require(array, dtype=np.float32, requirements=["C", "A"])
+    if array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
+        points: FloatArray = array
+    else:
+        with np.errstate(over="ignore"):  # overflow becomes infinity, reported below with its row
+            points = np.require(array, dtype=np.float32, requirements=["C", "A"])
     if points.size == 0:
         return points, 0.0
     bad_row, absmax = survey(points)

@@ -7,12 +7,15 @@ smallest distance (Mao, Ester & Li 2024, section 4), as directions drawn at rand
 """
 
 import math
-from typing import Any
+from copy import copy
 
 import numpy as np
+import numpy.typing as npt
 
 from .._native.rows import Rows, inverse_norms, prepared
 from .._runtime.types import FloatArray, IdArray
+
+_FITS = 2.0**20  # largest magnitude, of points that are scaled to about 1, whose squares leave others their digits
 
 
 def power_of_two(absmax: float) -> float:
@@ -53,24 +56,59 @@ class MetricEmbedding:
         if metric == "cosine":
             self.scale, row_scale = 1.0, inverse_norms(X)
         if self.lifted:
-            inverse = inverse_norms(X).astype(np.float64)
-            norms = np.divide(1.0, inverse, out=np.zeros_like(inverse), where=inverse > 0)
+            norms = _norms(X)
             longest = float(norms.max(initial=0.0)) or 1.0
             self.scale = 1.0 / longest
             extra = np.sqrt(np.maximum(1.0 - np.square(norms / longest), 0.0)).astype(np.float32)
         self.center = sample_mean(Rows(X, self.scale, row_scale, extra))
         self.points = Rows(X, self.scale, row_scale, extra, self.center)
         self.width = self.points.width
-        self._of_points = row_scale, extra
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the points: their owner pickles them once and returns them with `attach`."""
-        return {key: value for key, value in self.__dict__.items() if key != "points"}
+        self.of_points = row_scale, extra
 
     def attach(self, X: FloatArray) -> None:
-        """Set the points again after unpickling."""
-        row_scale, extra = self._of_points
+        """Take an array of the same points."""
+        row_scale, extra = self.of_points
         self.points = Rows(X, self.scale, row_scale, extra, self.center)
+
+    @classmethod
+    def restored(
+        cls,
+        X: FloatArray,
+        metric: str,
+        lifted: bool,
+        absmax: float,
+        scale: float,
+        center: FloatArray,
+        of_points: tuple[FloatArray | None, FloatArray | None],
+    ) -> "MetricEmbedding":
+        """Return an embedding of parts that another one had."""
+        embedding = cls.__new__(cls)
+        embedding.metric, embedding.absmax, embedding.scale, embedding.center = metric, absmax, scale, center
+        embedding.product, embedding.lifted = metric == "ip" and not lifted, metric == "ip" and lifted
+        embedding.of_points = of_points
+        embedding.attach(X)
+        embedding.width = embedding.points.width
+        return embedding
+
+    def with_rows(self, X: FloatArray) -> "MetricEmbedding | None":
+        """Return the same embedding of an array that begins with the same rows; None if the new ones do not fit it."""
+        grown = copy(self)
+        row_scale, extra = self.of_points
+        new = X[self.points.size :]
+        if row_scale is not None:
+            row_scale = np.concatenate([row_scale, inverse_norms(new)])
+        if extra is not None:
+            ratio = _norms(new) * self.scale
+            if len(ratio) and ratio.max() > 1.0:
+                return None  # T_K is defined up to the longest
+            extra = np.concatenate([extra, np.sqrt(1.0 - np.square(ratio)).astype(np.float32)])
+        largest = float(np.abs(new).max(initial=0.0))
+        if self.metric != "cosine" and largest * self.scale > _FITS:
+            return None
+        grown.of_points = row_scale, extra
+        grown.absmax = max(self.absmax, largest)
+        grown.attach(X)
+        return grown
 
     def queries(self, Q: FloatArray, absmax: float) -> Rows:
         """Rows of queries. For inner products they are normalised, which does not change a query's order of points."""
@@ -78,3 +116,9 @@ class MetricEmbedding:
             return Rows(Q, self.scale, None, None, self.center)
         extra = np.zeros(len(Q), np.float32) if self.lifted else None
         return Rows(Q, 1.0, inverse_norms(Q), extra, None if self.product else self.center)
+
+
+def _norms(rows: FloatArray) -> npt.NDArray[np.float64]:
+    """Norms of rows, (n,), also where their squares are beyond float32."""
+    inverse = inverse_norms(rows).astype(np.float64)
+    return np.divide(1.0, inverse, out=np.zeros_like(inverse), where=inverse > 0)

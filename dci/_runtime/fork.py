@@ -19,6 +19,10 @@ class Lock:
     def __enter__(self) -> None:
         self._lock.acquire()
 
+    def try_enter(self) -> bool:
+        """Enter if nobody is inside; tell whether."""
+        return self._lock.acquire(blocking=False)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

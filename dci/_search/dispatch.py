@@ -20,7 +20,7 @@ def answer(engine: Engine, request: Request, work: Work) -> Neighbors:
     budget = choose_budget(engine, request, work)
     ranker = engine.ranker
     if budget is None or ranker is None:
-        ids = None if request.allowed is None else request.allowed.ids
+        ids = engine.live_ids if request.allowed is None else request.allowed.ids
         found = engine.exact.search(request.queries, request.absmax, request.k, work, ids, request.exclude)
         return Neighbors(*found)
     visits, candidates = budget
@@ -35,7 +35,7 @@ def answer(engine: Engine, request: Request, work: Work) -> Neighbors:
 def choose_budget(engine: Engine, request: Request, work: Work) -> tuple[int, int] | None:
     """Return (visits, candidates) of each query, None for exact search."""
     n, allowed = len(engine.X), request.allowed
-    if engine.ranker is None or request.k >= n or len(request) == 0:
+    if engine.ranker is None or request.k >= engine.n_live or len(request) == 0:
         return None
     if request.absmax > _EXTREME * max(engine.exact.absmax, 1e-30):
         return None

@@ -1,15 +1,16 @@
 """The ranked index: projected points in cells, searched in batches."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from .._api.answers import Request
 from .._geometry.kmeans import BLOCK, center_panels, k_means, nearest_of
 from .._geometry.metric import MetricEmbedding
 from .._geometry.panels import lay_out
 from .._native import cell_search
+from .._native.cell_edit import insert, remove
 from .._native.cells import CellArrays, Cells
 from .._native.kernels import LANES, Reservoirs
 from .._native.rescore import METRICS, TrueDistances, rescore
@@ -23,7 +24,8 @@ _BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second, so th
 # To measure anew: `python -m comparisons run --suite construction,knn`.
 _SAMPLE_PER_CELL = 16  # points that k-means sees
 _OUTLIER = 6.0  # times the mean squared distance to the own centre
-_MAX_OUTLIERS = 0.01  # of all points
+_MAX_OUTLIERS = 0.01  # of all points; one panel is scanned as a whole anyway
+_MOST_SURPRISE = 10.0  # that a point counts
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,60 @@ class Ranker:
     """
 
     def __init__(self, embedding: MetricEmbedding, plan: RankingPlan, rng: np.random.Generator, work: Work) -> None:
+        self._set_up(embedding, plan)
+        centers = self._choose_centers(rng, work)
+        rows = np.arange(embedding.points.size, dtype=np.int32)
+        cell_of, gap = self._assign(rows, centers, work)
+        self.mean_gap = float(gap.mean(dtype=np.float64))
+        if len(centers):
+            cell_of[_outliers(gap, self.mean_gap, max(LANES, int(_MAX_OUTLIERS * len(gap))))] = len(centers)
+        self.cells = self._fill(rows, cell_of, centers, work)
+
+    def _set_up(self, embedding: MetricEmbedding, plan: RankingPlan) -> None:
         self.embedding = embedding
         self.plan = plan
         self._point_panels = panels_of(plan.for_points.T)
         self._query_panels = panels_of(plan.for_queries.T)
         self._no_bias = np.zeros(self._point_panels.shape[0] * LANES, np.float32)
-        centers = self._choose_centers(rng, work)
-        cell_of, gap = self._assign(centers, work)
-        self.cells = self._fill(cell_of, gap, centers, work)
+
+    @classmethod
+    def restored(cls, embedding: MetricEmbedding, plan: RankingPlan, cells: Cells, mean_gap: float) -> "Ranker":
+        """Return a ranker of parts that another one had."""
+        ranker = cls.__new__(cls)
+        ranker._set_up(embedding, plan)
+        ranker.cells, ranker.mean_gap = cells, mean_gap
+        return ranker
+
+    def with_rows(self, embedding: MetricEmbedding, start: int, work: Work) -> tuple["Ranker", float]:
+        """Return a ranker that holds the rows from `start` on of a longer embedding as well.
+
+        Centres and directions stay. Also returns how badly the new rows fit the cells: their number, each counted as
+        often as its squared distance to its centre is that of the rows the cells were made for, from 1 to 10 times.
+        """
+        grown = copy(self)
+        grown.embedding = embedding
+        rows = np.arange(start, embedding.points.size, dtype=np.int32)
+        centers = center_rows(self.cells)
+        cell_of, gap = grown._assign(rows, centers, work)
+        if len(centers):
+            taken = int(self.cells.arrays.sizes[len(centers) :].sum())
+            room = max(LANES, int(_MAX_OUTLIERS * embedding.points.size)) - taken
+            cell_of[_outliers(gap, self.mean_gap, max(room, 0))] = len(centers)
+        new = grown._fill(rows, cell_of, centers, work)
+        grown.cells = insert(self.cells, new, self.plan.ranking == "max")
+        least = float(np.finfo(np.float32).tiny)  # the mean is 0 where all points equal their centre
+        surprise = np.clip(gap.astype(np.float64) / max(self.mean_gap, least), 1.0, _MOST_SURPRISE)
+        return grown, float(surprise.sum())
+
+    def without_rows(self, rows: IndexArray) -> "Ranker":
+        """Return a ranker that does not hold these rows."""
+        reduced = copy(self)
+        ids = self.cells.arrays.ids
+        position_of = np.empty(self.embedding.points.size, np.int64)
+        held = np.flatnonzero(ids >= 0)
+        position_of[ids[held]] = held
+        reduced.cells = remove(self.cells, position_of[rows], self.plan.ranking == "max")
+        return reduced
 
     def project_points(self, ids: IdArray) -> FloatArray:
         """Coordinates of points, (len(ids), M rounded up to 16)."""
@@ -93,9 +141,9 @@ class Ranker:
         width = self.plan.for_points.shape[1]
         return k_means(sample[:, :width], n_cells, work)
 
-    def _assign(self, centers: FloatArray, work: Work) -> tuple[IdArray, FloatArray]:
-        """Find the nearest centre of every point and the squared distance to it."""
-        n = self.embedding.points.size
+    def _assign(self, rows: IdArray, centers: FloatArray, work: Work) -> tuple[IdArray, FloatArray]:
+        """Find the nearest centre of rows and the squared distance to it."""
+        n = len(rows)
         cell_of = np.zeros(n, np.int32)
         gap = np.zeros(n, np.float32)
         if len(centers) == 0:
@@ -105,20 +153,17 @@ class Ranker:
 
         def assign(block: tuple[int, int]) -> None:
             start, stop = block
-            coordinates = self.project_points(np.arange(start, stop, dtype=np.int32))
+            coordinates = self.project_points(rows[start:stop])
             nearest(coordinates, cell_of[start:stop], gap[start:stop])
             work.tick(stop - start)
 
         work.run(assign, blocks(n, BLOCK))
         return cell_of, gap
 
-    def _fill(self, cell_of: IdArray, gap: FloatArray, centers: FloatArray, work: Work) -> Cells:
-        """Copy the coordinates of every point to its position in its cell."""
+    def _fill(self, rows: IdArray, cell_of: IdArray, centers: FloatArray, work: Work) -> Cells:
+        """Copy the coordinates of rows to where their cell keeps them."""
         plan = self.plan
         n_centers = len(centers)
-        if n_centers:
-            outliers = _outliers(gap)
-            cell_of[outliers] = n_centers
         n_cells = n_centers + 1  # the last one is opened by every query
         kind = np.uint16 if n_cells < 1 << 16 else np.int32  # 16 bits are sorted by radix
         order = np.argsort(cell_of.astype(kind), kind="stable").astype(np.int32)
@@ -126,7 +171,7 @@ class Ranker:
         first_panel, position = lay_out(sizes)
         total = int(first_panel[-1])
         ids = np.full(total * LANES, -1, np.int32)
-        ids[position] = order
+        ids[position] = rows[order]
         m = plan.n_simple
         shape = plan.n_composite, total, m, LANES
         coordinates = np.empty(shape, np.int16 if plan.quantized else np.float32)
@@ -263,11 +308,16 @@ def mark_empty(panels: FloatArray, ids: IdArray) -> None:
     panels[panel, :, lane] = np.inf
 
 
-def _outliers(gap: FloatArray) -> npt.NDArray[np.intp]:
-    """Outlier points: those that their cell's centre represents badly, since it is far."""
-    limit = _OUTLIER * gap.mean(dtype=np.float64)
-    outliers = np.flatnonzero(gap > limit)
-    most = max(LANES, int(_MAX_OUTLIERS * len(gap)))  # one panel is scanned as a whole anyway
+def center_rows(cells: Cells) -> FloatArray:
+    """Centres of the cells, (n_centers, L * m)."""
+    panels = cells.arrays.centers
+    rows: FloatArray = panels.transpose(0, 2, 1).reshape(-1, panels.shape[1])[: cells.n_centers]
+    return np.ascontiguousarray(rows)
+
+
+def _outliers(gap: FloatArray, mean_gap: float, most: int) -> np.ndarray:
+    """Points far from their cell's centre, which would stand for them badly, at most so many."""
+    outliers = np.flatnonzero(gap > _OUTLIER * mean_gap)
     if len(outliers) > most:
         farthest = np.argsort(-gap[outliers], kind="stable")[:most]
         outliers = outliers[farthest]

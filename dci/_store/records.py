@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +36,10 @@ Array = npt.NDArray[Any]
 class Operation(IntEnum):
     """What records say; a journal takes any other code below 2^32 too."""
 
-    ADD = 1
-    REMOVE = 2
+    FIT = 1
+    ADD = 2
+    UPDATE = 3
+    REMOVE = 4
 
 
 class Record(NamedTuple):
@@ -160,8 +163,10 @@ def _decode_body(
     """Check what the checksum does not: that a record says what it may."""
     described: list[tuple[str, np.dtype[Any], Shape]] = []
     for i in range(n_arrays):
-        name, code, ndim, *sizes = ARRAY.unpack_from(body.data, i * ARRAY.size)
-        described.append(layout.decode_array(name, code, ndim, tuple(sizes), f"{where}: array {i}"))
+        try:
+            described.append(_described(body[i * ARRAY.size : (i + 1) * ARRAY.size].tobytes()))
+        except FileFormatError as error:
+            raise FileFormatError(f"{where}: array {i}{error}") from error
     text = body[n_arrays * ARRAY.size :][:meta_bytes].tobytes()
     begin = position = n_arrays * ARRAY.size + meta_bytes
     arrays: dict[str, Array] = {}
@@ -176,6 +181,12 @@ def _decode_body(
     if aligned(position, 8) != len(body):
         raise FileFormatError(f"{where}: its parts have {aligned(position, 8)} bytes, it has {len(body)}")
     return layout.decode_meta(text, where) if text else {}, arrays
+
+
+@lru_cache(maxsize=256)  # journals of small operations repeat the same few
+def _described(entry: bytes) -> tuple[str, np.dtype[Any], Shape]:
+    name, code, ndim, *sizes = ARRAY.unpack(entry)
+    return layout.decode_array(name, code, ndim, tuple(sizes), "")
 
 
 def _intact(head: bytes) -> bool:

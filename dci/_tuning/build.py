@@ -14,7 +14,7 @@ from .._search.exact import ExactSearch
 from .._search.ranked import MOST_CELLS, Ranker, RankingPlan
 from .cost_model import COSTS, exact_cost, is_tiny
 from .engine import HELD_OUT, Engine
-from .pilot import PILOT_K, choose_n_simple
+from .pilot import choose_n_simple
 
 # To measure anew: `python -m comparisons run --suite sensitivity,construction`.
 _CELLS = 1.5  # times as many cells as the papers: finer cells waste fewer visits
@@ -68,11 +68,7 @@ def build(
     if plan is None:
         return engine
     engine.ranker = Ranker(embedding, plan, rng, work)
-    if params.all_auto:
-        k = min(PILOT_K, engine.most_neighbours)
-        if engine.budget(k, params.recall, work) is None:
-            engine.ranker = None
-            engine.reason = "ranking was measured not to pay"
+    engine.settle(work)
     return engine
 
 

@@ -1,12 +1,14 @@
 """What fitting leaves behind: the points, the ranked structure where there is one, and the budgets of queries."""
 
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from copy import copy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from .._api.answers import IndexStats
 from .._api.params import Params
+from .._api.subset import Subset
 from .._runtime.fork import Lock
 from .._runtime.threads import Work
 from .._runtime.types import FloatArray, IdArray, IndexArray
@@ -16,6 +18,7 @@ from .calibration import Budget, Calibration, calibrate
 from .cost_model import COSTS, exact_cost, is_tiny, mask_cost, ranked_cost
 
 # To measure anew: `python -m comparisons run --suite calibration` for the recall reached, `construction` for the time.
+ORDINARY_K = 10  # neighbours that most queries ask for
 HELD_OUT = 256  # queries whose true neighbours calibrate the budgets
 MAX_K = 64  # neighbours of each that the first calibration knows
 _MOST_K = 1024  # that any knows: with more of them a ranked query compares so many points that it hardly pays
@@ -45,8 +48,10 @@ class Engine:
         By the number of neighbours they know, powers of two up to a limit, and their effort.
     lock
         Of the calibrations.
-    stats : IndexStats
-        Set when fitting has ended.
+    live : Subset, optional
+        The points that have not been removed; all if not given.
+    growth : float
+        How many times as many points there may be near a query as when budgets were measured, at least 1.
     """
 
     exact: ExactSearch
@@ -59,13 +64,33 @@ class Engine:
     held_out_ids: IdArray | None = None
     known: IndexArray = field(default_factory=lambda: np.empty((0, 0), np.int64))
     calibrations: dict[tuple[int, int], Calibration] = field(default_factory=dict)
+    live: Subset | None = None
+    growth: float = 1.0
     lock: Lock = field(default_factory=Lock)
-    stats: IndexStats = field(init=False)
 
     @property
     def X(self) -> FloatArray:  # noqa: N802 - the papers' matrix
         """The points, (n, d) float32."""
         return self.exact.X
+
+    def on(self, rows: FloatArray) -> "Engine":
+        """Return the same engine on a copy of its points."""
+        exact, ranker = copy(self.exact), copy(self.ranker)
+        exact.X = rows
+        if ranker is not None:
+            ranker.embedding = copy(ranker.embedding)
+            ranker.embedding.attach(rows)
+        return replace(self, exact=exact, ranker=ranker, calibrations=dict(self.calibrations), lock=Lock())
+
+    @property
+    def n_live(self) -> int:
+        """Points that have not been removed."""
+        return len(self.X) if self.live is None else self.live.count
+
+    @property
+    def live_ids(self) -> IdArray | None:
+        """Their rows, ascending; None for all."""
+        return None if self.live is None else self.live.ids
 
     @property
     def is_flat(self) -> bool:
@@ -80,23 +105,14 @@ class Engine:
     @property
     def most_neighbours(self) -> int:
         """How many a held-out query can have: not itself."""
-        return len(self.X) - (self.held_out_ids is not None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.lock = Lock()
-        if self.ranker is not None:
-            self.ranker.embedding.attach(self.X)
+        return self.n_live - (self.held_out_ids is not None)
 
     def neighbours(self, k: int, work: Work, count: int = HELD_OUT) -> IndexArray:
         """Find the k true nearest neighbours of the first `count` held-out queries."""
         known = self.known[:, :k] if self.known.shape[1] >= k else np.empty((0, k), np.int64)
         rest = slice(len(known), count)
         own = None if self.held_out_ids is None else self.held_out_ids[rest]
-        found = self.exact.search(self.held_out[rest], self.held_out_absmax, k, work.silent(), exclude=own)[1]
+        found = self.exact.search(self.held_out[rest], self.held_out_absmax, k, work.silent(), self.live_ids, own)[1]
         return np.concatenate([known, found])
 
     def budget(
@@ -146,7 +162,7 @@ class Engine:
                 budget = calibration.budget(k, recall)
             if budget is not None:
                 pays = self._cost(self.ranker, budget.visits, budget.candidates, n_allowed) < most_cost
-                return budget if pays else None
+                return self._grown(budget) if pays else None
             # What was tried is not enough; will more still be cheaper than exact search?
             least = calibration.least(k, recall, *self._generous(self.ranker, k, effort))
         return None
@@ -157,6 +173,24 @@ class Engine:
             ranker, self.held_out, self.held_out_absmax, truth, self.held_out_ids, work,
             visits, candidates,
         )  # fmt: skip
+
+    def settle(self, work: Work) -> None:
+        """Measure the budget of an ordinary query; where exact search may take its place, see whether it pays."""
+        budget = self.budget(min(ORDINARY_K, self.most_neighbours), self.params.recall, work)
+        if self.params.all_auto and budget is None:
+            self.ranker = None
+            self.reason = "ranking was measured not to pay"
+
+    def _grown(self, budget: Budget) -> Budget:
+        """Scale a budget by how many points have come since it was measured: cells hold as many times as many.
+
+        Where points drift, fewer candidates would lose more than a hundredth of the recall.
+        """
+        if self.growth == 1.0:
+            return budget
+        n = len(self.X)
+        visits, candidates = (min(n, math.ceil(self.growth * count)) for count in (budget.visits, budget.candidates))
+        return Budget(visits, candidates, budget.recall)
 
     def _generous(self, ranker: Ranker, k: int, effort: int) -> tuple[int, int]:
         """Visits and candidates of a calibration for k neighbours."""

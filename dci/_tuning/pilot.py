@@ -10,10 +10,9 @@ from .._native.rows import multiply, prepared
 from .._runtime.threads import Work
 from .._runtime.types import FloatArray, IndexArray
 from .cost_model import build_cost, ranked_cost
-from .engine import MAX_K, Engine
+from .engine import MAX_K, ORDINARY_K, Engine
 
 # To measure anew: `python -m comparisons run --suite construction,knn`; noise shows what is given up, and when.
-PILOT_K = 10  # neighbours whose ranks are estimated
 _QUERIES = 16, 64  # a few first: where ranking is far from paying, they tell
 _FAR_FROM_PAYING = 1.1  # times the most that it may cost
 _POINTS = 4096  # sampled
@@ -45,7 +44,7 @@ def choose_n_simple(
     n, dim = engine.X.shape
     recall = engine.params.recall
     rows = embedding.queries(engine.held_out, engine.held_out_absmax)
-    k = min(PILOT_K, engine.most_neighbours)
+    k = min(ORDINARY_K, engine.most_neighbours)
     ids = np.sort(rng.choice(n, min(n, _POINTS), replace=False)).astype(np.int32)
     far = multiply(prepared(embedding.points, ids), for_points)
     goal = recall + 0.25 * (1.0 - recall)  # cells miss some of the others
@@ -60,7 +59,7 @@ def choose_n_simple(
         for m, before in ranks:
             # Half a step more: ranks below the sample's resolution are all the same to it.
             rank = (np.quantile(before, goal) + 0.5) * n / len(ids)
-            candidates = rank + PILOT_K
+            candidates = rank + ORDINARY_K
             cost = ranked_cost(max(0.05 * n, 2 * candidates), candidates, m, dim, n_cells)
             cost += build_cost(n, dim, m, n_cells) / _QUERY_COUNT
             if cost < best_cost:

@@ -122,3 +122,8 @@ def test_what_is_no_heads_is_one_line(tmp_path, arrays, message):
         heads.check(str(path))
     with pytest.raises(ComparisonError, match="unknown heads 'nothing': expected one of heads, smooth-64-diffuse"):
         heads.check("nothing")
+
+
+def test_a_name_too_long_for_a_file_is_unknown():
+    with pytest.raises(ComparisonError, match="unknown heads"):
+        heads.check("x" * 5000)

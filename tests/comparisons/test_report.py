@@ -41,6 +41,9 @@ def everything():
     rows += [row("sensitivity", k=k) for k in (1, 10)]
     rows += [row("sensitivity") | {"build": {"recall": 0.9, "n_simple": m}} for m in (4, 8)]
     rows += [row("calibration", search={"recall": 0.9}, wanted=None)]
+    for operation in ("fit", "first add"):
+        one = {"suite": "dynamic", "data": "glove", "n": 1_000, "queries": 10_000, "rival": "dci", "seconds": [0.1]}
+        rows.append(one | {"operation": operation, "points": 1_000, "beside": "fit"})
     return rows + of_attention()
 
 

@@ -155,3 +155,32 @@ def test_indexes_grow_side_by_side():
         assert torch.equal(grow(seed), expected[seed])
 
     together([lambda seed=seed: decode(seed % 3) for seed in range(N_THREADS)])
+
+
+def test_one_index_changes_while_others_ask(data):
+    """Workers add, update and remove points of their own, past some folds; all find theirs and what was fitted."""
+    first, second, Q = data
+    shared = dci.DCI(n_simple=8, random_state=0, num_threads=2).fit(first[:2000])
+
+    def change(part):
+        rows = second[part * 150 : (part + 1) * 150] + np.float32(100.0 * (part + 1))  # far from the others
+        ids = shared.add(rows)
+        assert np.array_equal(shared.get(ids), rows)
+        shared.update(ids[:20], rows[:20] + 1)
+        found = shared.query_by_id(ids[20:40], 1, num_threads=2)
+        assert (found.distances < 50).all()
+        assert shared.remove(ids[:100]) == 100
+        assert np.array_equal(shared.get(ids[100:]), rows[100:])
+        shared.remove(ids[100:])
+
+    def ask():
+        exact = shared.query(first[:40], 1, recall=1.0)
+        assert np.array_equal(exact.indices[:, 0], np.arange(40))
+        found = shared.query(Q, 10, max_candidates=100)
+        assert (found.indices < 2000).all()  # those far away are never among the nearest
+        some = shared.query(Q[:64], 5, filter=SOME[SOME < 2000])
+        assert np.isin(some.indices, SOME).all()
+        shared.query_radius(Q[:10], 1.0)
+
+    together([*(lambda part=part: change(part) for part in range(3)), ask, ask, ask])
+    assert np.array_equal(shared.ids, np.arange(2000))

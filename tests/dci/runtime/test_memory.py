@@ -92,8 +92,8 @@ def points(dtype, order="C"):
 def test_contiguous_float32_is_not_copied(metric, options):
     X = points("f4")
     index = dci.DCI(metric, random_state=0, **options).fit(X)
-    assert np.shares_memory(X, index._engine.X)
-    assert index._engine.X.__array_interface__["data"][0] == X.__array_interface__["data"][0]
+    assert np.shares_memory(X, index._version.engine.X)
+    assert index._version.engine.X.__array_interface__["data"][0] == X.__array_interface__["data"][0]
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
@@ -116,7 +116,7 @@ def test_anything_else_is_copied_once(metric, dtype, order):
 def test_there_is_one_copy_in_the_index():
     X = points("f8")
     index = dci.DCI(random_state=0).fit(X)
-    engine = index._engine
+    engine = index._version.engine
     assert not np.shares_memory(X, engine.X)
     assert engine.exact.X is engine.X
     before = engine.X.copy()
@@ -131,7 +131,7 @@ def reloaded(index, way, tmp_path):
     if way == "out of band":
         buffers = []
         data = pickle.dumps(index, protocol=5, buffer_callback=buffers.append)
-        assert len(data) < 0.2 * index._engine.X.nbytes
+        assert len(data) < 0.2 * index._version.engine.X.nbytes
         return pickle.loads(data, buffers=[bytes(buffer.raw()) for buffer in buffers])
     return {
         "pickle": lambda: pickle.loads(pickle.dumps(index)),
@@ -164,11 +164,11 @@ def test_copies_answer_alike_and_hold_the_points_once(way, options, metric, tmp_
         for received, expected in zip(other.query(X[:50], **call), index.query(X[:50], **call), strict=True):
             np.testing.assert_array_equal(received, expected)
     if way != "copy":
-        assert not np.shares_memory(other._engine.X, index._engine.X)
-    engine = other._engine
+        assert not np.shares_memory(other._version.engine.X, index._version.engine.X)
+    engine = other._version.engine
     if engine.ranker is not None:
         everything = prepared(engine.ranker.embedding.points, np.arange(3))
-        np.testing.assert_array_equal(everything, prepared(index._engine.ranker.embedding.points, np.arange(3)))
+        np.testing.assert_array_equal(everything, prepared(index._version.engine.ranker.embedding.points, np.arange(3)))
     copied = dci.DCI(metric, random_state=0, **options).fit(X)  # fitting goes on as before
     np.testing.assert_array_equal(other.fit(X).query(X[:9]).indices, copied.query(X[:9]).indices)
 
@@ -181,7 +181,7 @@ def test_a_pickle_holds_the_points_once(write, options, metric):
     index = dci.DCI(metric, random_state=0, **options).fit(X)
     file = io.BytesIO()
     {"pickle": pickle, "joblib": joblib}[write].dump(index, file)
-    ranker = index._engine.ranker
+    ranker = index._version.engine.ranker
     panels = 0 if ranker is None else sum(getattr(array, "nbytes", 0) for array in ranker.cells.arrays)
-    made = sum(made.visits.nbytes + made.ranks.nbytes for made in index._engine.calibrations.values())
+    made = sum(made.visits.nbytes + made.ranks.nbytes for made in index._version.engine.calibrations.values())
     assert X.nbytes < len(file.getvalue()) < 1.15 * X.nbytes + panels + made

@@ -39,7 +39,7 @@ def count(monkeypatch):
 @pytest.mark.parametrize("n_allowed", [0, 1, 10, 100, 1000, 5999])
 def test_few_allowed_points_are_searched_as_they_are(index, count, n_allowed, n_queries):
     ids = np.random.default_rng(n_allowed).choice(N, n_allowed, replace=False)
-    X = index._engine.X
+    X = index._version.engine.X
     Q = X[:n_queries] + np.float32(0.01)
     found = index.query(Q, 10, filter=ids)
     ids.sort()
@@ -88,7 +88,7 @@ def test_a_selective_filter_takes_no_memory():
 
 class TestCalibrations:
     def test_are_not_made_by_queries_that_cannot_repay_them(self, index, count):
-        Q = index._engine.X[:5]
+        Q = index._version.engine.X[:5]
         for share in (0.1, 0.2, 0.5, 0.9):
             allowed = np.random.default_rng(0).random(N) < share
             for k in (1, 10, 100, 1000):
@@ -100,7 +100,7 @@ class TestCalibrations:
         assert count == []
 
     def test_are_made_once_by_queries_that_can(self, index, count):
-        Q = index._engine.X[:6000]
+        Q = index._version.engine.X[:6000]
         for _ in range(2):
             index.query(Q, 100)
         assert len(count) == 1
@@ -108,7 +108,7 @@ class TestCalibrations:
         assert len(count) == 1
 
     def test_are_bounded(self, index):
-        fitted = index._engine
+        fitted = index._version.engine
         with Work(2) as work:
             for k in (1, 64, 65, 200, 1000, 1025, 5000, N - 2):
                 for recall in np.linspace(0.1, 0.99, 40):

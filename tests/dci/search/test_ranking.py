@@ -35,7 +35,7 @@ def clusters(n, dim, seed=0, count=20):
 
 def projections(index, Q):
     """Projected points (n, L, m) and queries (nq, L, m), in float64."""
-    ranker, X = index._engine.ranker, index._engine.X
+    ranker, X = index._version.engine.ranker, index._version.engine.X
     Q = np.ascontiguousarray(Q, np.float32)
     plan, rows = ranker.plan, ranker.embedding.queries(Q, float(np.abs(Q).max()))
     shape = -1, plan.n_composite, plan.n_simple
@@ -48,17 +48,17 @@ def ranking_scores(index, Q):
     """What each composite index orders the points of each query by, (L, nq, n), and its rounding in float32."""
     points, queries = projections(index, Q)
     longest = max(np.linalg.norm(points, axis=2).max(), np.linalg.norm(queries, axis=2).max())
-    if index._engine.ranker.plan.ranking == "max":
+    if index._version.engine.ranker.plan.ranking == "max":
         scores = [np.abs(queries[:, None, c] - points[:, c]).max(2) for c in range(points.shape[1])]
         return np.stack(scores), 1e-5 * longest
     products = np.einsum("qcm,ncm->cqn", queries, points)
-    norms = 0.0 if index._engine.ranker.embedding.product else np.square(points).sum(2).T[:, None]
+    norms = 0.0 if index._version.engine.ranker.embedding.product else np.square(points).sum(2).T[:, None]
     return norms - 2 * products, 1e-5 * longest**2
 
 
 def ranked(index, Q, keep, visits=None, allowed=None):
     """Ids of the candidates of a batch of queries in order of rank, (L, nq, keep)."""
-    ranker = index._engine.ranker
+    ranker = index._version.engine.ranker
     Q = np.ascontiguousarray(Q, np.float32)
     rows = ranker.embedding.queries(Q, float(np.abs(Q).max()))
     reservoirs = Reservoirs(ranker.plan.n_composite * len(Q), keep)
@@ -72,7 +72,7 @@ def ranked(index, Q, keep, visits=None, allowed=None):
 
 def cells_of(index):
     """Cell of each point, and the centres (cells, L * m)."""
-    arrays = index._engine.ranker.cells.arrays
+    arrays = index._version.engine.ranker.cells.arrays
     ids, first_panel, centers, n_centers = arrays.ids, arrays.first_panel, arrays.centers, arrays.n_centers
     cell_of = np.empty(index.n_points, int)
     cell_of[ids[ids >= 0]] = np.searchsorted(first_panel, np.flatnonzero(ids >= 0) // LANES, side="right") - 1

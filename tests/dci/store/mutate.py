@@ -2,7 +2,7 @@
 
 Damage changes bytes; a reader has to refuse the file or find the content equal. A forgery changes a field and computes
 the checksums again, so that only the checks of the structure stand between it and the reader; what is accepted has to
-be a whole file, which written again has the same bytes.
+be a whole file, which written again has the same bytes. What indexes are made of is changed by `mutate_contents.py`.
 """
 
 import os

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dci._store import container, journal, layout, records
+from dci._store import codec, container, journal, layout, records
+from tests.dci.store.indexes import KINDS, make, make_calibrated
 from tests.dci.store.mutate import equal, sample
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "file-format.md").read_text()
@@ -48,6 +49,37 @@ def test_it_sees_damage(tmp_path, read_container):
         else:
             assert equal(found, content), "only padding may be damaged unseen"
     assert seen > len(data) / 7 / 2
+
+
+@pytest.mark.parametrize("kind", ["changed", "emptied", "quantized", "exact"])
+def test_it_answers_a_query_from_an_index(tmp_path, read_container, kind):
+    index = make(kind)
+    index.save(tmp_path / "index.dci")
+    meta, arrays = read_container(tmp_path / "index.dci")
+    points = arrays["points"].astype(np.float64)
+    ids, gone = arrays.get("ids", np.arange(len(points))), arrays.get("gone", np.zeros(len(points), np.uint8))
+    query = np.ones(points.shape[1], np.float32)
+    distances = np.where(gone, np.inf, np.sqrt(np.square(points - query).sum(1)))
+    nearest = np.argsort(distances, kind="stable")[: min(5, np.count_nonzero(gone == 0))]
+    expected = index.query(query, 5, recall=1.0)
+    assert meta["settings"]["metric"] == "l2"
+    assert np.array_equal(ids[nearest], expected.indices[: len(nearest)])
+    assert np.allclose(distances[nearest], expected.distances[: len(nearest)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_parts_of_an_index_are_described(kind):
+    meta, sections = codec.encode(make_calibrated(kind)._content())
+    text = DOCUMENT.split("## Contents of an index")[1].split("## Versions")[0]
+    named = {word for words in re.findall("`([^`]+)`", text) for word in words.split()}
+    leaves = set(meta) | {key for value in meta.values() if isinstance(value, dict) for key in value}
+    assert not leaves - named - {"bit_generator"}
+    rows = re.findall(r"^\| (`[^|]+) \| ([^|]+) \((.+)\) \|", text.split("| section |")[1], re.MULTILINE)
+    table = {name: row[1:] for row in rows for name in re.findall("`([^`]+)`", row[0])}
+    for name, array in sections.items():
+        dtypes, shape = table[re.sub(r"\d+\.\d+", "<K>.<effort>", name)]
+        assert array.dtype.name in dtypes.split()
+        assert array.ndim == len(shape.rstrip(",").split(","))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ class TestAppend:
             assert opened.append(2**32 - 1, sync=False) == 12
             assert [record.sequence for record in opened.replay()] == [10, 11, 12]
         found = replay(path)
-        assert [record[:3] for record in found] == [(10, 1, {}), (11, 2, {"why": "old"}), (12, 2**32 - 1, {})]
+        assert [record[:3] for record in found] == [(10, 2, {}), (11, 4, {"why": "old"}), (12, 2**32 - 1, {})]
         assert equal(({}, found[0].arrays), ({}, {"ids": IDS, "X": X}))
         assert equal(({}, found[1].arrays), ({}, {"ids": IDS[:1]}))
         assert not found[0].arrays["X"].flags.writeable

@@ -114,7 +114,7 @@ class TestRecall:
 
 class TestBudget:
     def test_grows_with_the_recall(self, case):
-        engine = case.index._engine
+        engine = case.index._version.engine
         with Work(1) as work:
             for k in KS:
                 budgets = [engine.budget(k, recall, work) for recall in np.arange(0.3, 0.99, 0.03)]
