@@ -24,6 +24,7 @@ from .planning import HeadPlan
 BLOCK = 64  # queries that share a linear form
 ALL_NEAR = -1.0  # a threshold that every cell is above
 # To measure these anew: python -m comparisons run --suite attention_layers
+_ALONE = 512  # outlier queries that a thread takes at once: with all keys, what is between two looks at Ctrl-C
 _CHUNK = 1024  # queries that a thread takes at once
 REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
 _SEGMENT = 768  # keys that causal attention takes exactly, at most
@@ -169,8 +170,14 @@ class Head:
         if wanted is not None:
             outliers = outliers[np.isin(outliers, rows[wanted == 1])]
         # No moment of a cell tells an outlier query of a single key that it alone weighs: these attend to every key.
-        alone, _ = self.field.attend_rows(self.query, outliers, ALL_NEAR, out, local, risks=self.risks)
-        return touched + alone
+        alone = np.zeros(-(-len(outliers) // _ALONE), np.int64)
+
+        def attend_alone(i: int) -> None:
+            part = outliers[i * _ALONE : (i + 1) * _ALONE]
+            alone[i], _ = self.field.attend_rows(self.query, part, ALL_NEAR, out, local, risks=self.risks)
+
+        self.work.run(attend_alone, range(len(alone)))
+        return touched + int(alone.sum())
 
     def exact_rows(self, rows: IdArray) -> FloatArray:
         """Output of rows, (n, Ev), from every key they see."""
