@@ -42,7 +42,7 @@ _EXAMPLES = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of all cli."""
+    """Return the parser of all commands."""
     main = argparse.ArgumentParser(
         prog="python -m dci", description="k-nearest-neighbour search: indexes in files.", epilog=_FILES
     )
