@@ -113,8 +113,7 @@ def make_plan(
     cell_of, gap = assign_cells(coordinates, centers, num_threads)
     references = _references(keys, cell_of, n_cells)
     rest = row_norms(keys - references[cell_of])
-    tiny = float(np.finfo(np.float32).tiny)
-    spread = max(float(gap.mean()), tiny), max(float(rest.mean()), tiny)
+    spread = max(float(gap.mean()), _rounding(coordinates)), max(float(rest.mean()), _rounding(keys))
     ratios = np.maximum(gap / spread[0], rest / spread[1])
     wanted = _MOMENT_COORDINATES if options.directions == "auto" else int(options.directions)
     return HeadPlan(
@@ -142,6 +141,12 @@ def _outlier_values(value: FloatArray) -> npt.NDArray[np.intp]:
         gap = row_norms(value) - 2 * np.einsum("ij,j->i", value, mean) + mean @ mean  # no copy of the values
         far = np.flatnonzero(gap > _OUTLIER_RATIO * float(gap.mean(dtype=np.float64)))
     return far[np.argsort(-gap[far], kind="stable")[:_MOST_OUTLIERS]]
+
+
+def _rounding(rows: FloatArray) -> float:
+    """A mean squared distance that rounding alone can make between equal rows, above zero."""
+    finfo = np.finfo(np.float32)
+    return float(8 * finfo.eps * row_norms(rows).mean(dtype=np.float64) + finfo.tiny)
 
 
 def row_norms(rows: FloatArray) -> FloatArray:
