@@ -19,7 +19,6 @@ from ._tuning.living import Version
 from .errors import InvalidValueError
 
 LARGE = 20_000  # rows from which `verbose` shows a bar for queries
-_MANY = 1024  # queries that are worth putting pending points into the structure first
 
 
 class DCI(LivingIndex):
@@ -170,11 +169,8 @@ class DCI(LivingIndex):
 
     def _ask(self, version: Version, request: Request, num_threads: int | None = None) -> Neighbors:
         """Answer, by `version` or by one of the same points."""
-        plain = request.allowed is None and request.exclude is None
-        if plain and len(request) >= _MANY and version.pending is not None:
-            folded = self._fold()
-            if folded is not None and folded.points is version.points:
-                version = folded
+        if request.allowed is None and request.exclude is None:
+            version = self._catch_up(version, len(request))
         show = bool(self.verbose) and len(request) >= LARGE
         with Work(self._threads(num_threads), len(request), "query", "queries", show) as work:
             return answer_version(version, request, work)

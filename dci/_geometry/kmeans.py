@@ -11,6 +11,8 @@ from .._native.rows import multiply, panels_of
 from .._runtime.threads import Work, blocks, even_blocks
 from .._runtime.types import FloatArray, IdArray
 
+Nearest = Callable[[FloatArray, IdArray, FloatArray], None]  # rows, their centres and distances, which are written
+
 # To measure anew: `python -m comparisons run --suite construction`.
 BLOCK = 4096  # rows that one task projects or assigns
 _ROUNDS = 3  # of Lloyd's algorithm
@@ -97,7 +99,7 @@ def cell_means(rows: FloatArray, cell_of: IdArray, n_cells: int) -> tuple[npt.ND
     return filled, (sums / counts[filled, None]).astype(np.float32)
 
 
-def nearest_of(centers: FloatArray, work: Work) -> Callable[[FloatArray, IdArray, FloatArray], None]:
+def nearest_of(centers: FloatArray, work: Work) -> Nearest:
     """Return a function that finds the nearest centre of each row and the squared distance to it.
 
     Few centres are all compared. Many are grouped in regions: a row is compared with the centres around its region,

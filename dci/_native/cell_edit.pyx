@@ -31,10 +31,11 @@ cdef class Panels:
         self.arrays = coordinates, bias, steps, ids
 
 
-def insert(Cells cells, Cells new, bint use_max):
-    """Return cells that hold the points of both, which have the same centres.
+cdef class Insertion:
+    """Cells that hold the points of others as well, which have the same centres.
 
-    New points take the free lanes of their cell first, then panels of their own: O(n m) bytes are copied.
+    New points take the free lanes of their cell first, then panels of their own: O(n m) bytes are copied, each cell
+    by whoever calls `copy` for it.
 
     Parameters
     ----------
@@ -42,22 +43,35 @@ def insert(Cells cells, Cells new, bint use_max):
     use_max : bool
         Ranking is by the largest coordinate, which lanes without a point are put out of reach of by infinite ones.
     """
-    sizes = cells.arrays.sizes + new.arrays.sizes
-    panels = np.diff(cells.arrays.first_panel)
-    needed = np.maximum(panels, -(-sizes // LANES))
-    first_panel = np.concatenate([[0], np.cumsum(needed, dtype=np.int64)]).astype(np.int32)
-    cdef Panels out = Panels(cells, first_panel)
-    cdef const uint8_t[:, :, :, ::1] old_bytes = cells.arrays.coordinates.view(np.uint8)
-    cdef const uint8_t[:, :, :, ::1] new_bytes = new.arrays.coordinates.view(np.uint8)
-    cdef Py_ssize_t c
-    with nogil:
-        for c in range(cells.n_cells):
-            copy_panels(cells, old_bytes, out, c, use_max)
-            add_lanes(new, new_bytes, out, c)
-    coordinates, bias, steps, ids = out.arrays
-    return Cells(cells.arrays._replace(
-        coordinates=coordinates, bias=bias, steps=steps, ids=ids, first_panel=first_panel, sizes=sizes
-    ))
+    cdef Cells cells, new
+    cdef Panels out
+    cdef bint use_max
+    cdef object sizes, first_panel
+
+    def __init__(self, Cells cells, Cells new, bint use_max):
+        self.cells, self.new, self.use_max = cells, new, use_max
+        self.sizes = cells.arrays.sizes + new.arrays.sizes
+        panels = np.diff(cells.arrays.first_panel)
+        needed = np.maximum(panels, -(-self.sizes // LANES))
+        self.first_panel = np.concatenate([[0], np.cumsum(needed, dtype=np.int64)]).astype(np.int32)
+        self.out = Panels(cells, self.first_panel)
+
+    def copy(self, Py_ssize_t start, Py_ssize_t stop):
+        """Fill cells start:stop of all."""
+        cdef const uint8_t[:, :, :, ::1] old_bytes = self.cells.arrays.coordinates.view(np.uint8)
+        cdef const uint8_t[:, :, :, ::1] new_bytes = self.new.arrays.coordinates.view(np.uint8)
+        cdef Py_ssize_t c
+        with nogil:
+            for c in range(start, stop):
+                copy_panels(self.cells, old_bytes, self.out, c, self.use_max)
+                add_lanes(self.new, new_bytes, self.out, c)
+
+    def result(self):
+        """Return the cells, once all are filled."""
+        coordinates, bias, steps, ids = self.out.arrays
+        return Cells(self.cells.arrays._replace(
+            coordinates=coordinates, bias=bias, steps=steps, ids=ids, first_panel=self.first_panel, sizes=self.sizes
+        ))
 
 
 cdef void copy_panels(Cells cells, const uint8_t[:, :, :, ::1] coordinates, Panels out, Py_ssize_t c,

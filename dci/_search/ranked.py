@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._api.answers import Request
-from .._geometry.kmeans import BLOCK, center_panels, k_means, nearest_of
+from .._geometry.kmeans import BLOCK, Nearest, center_panels, k_means, nearest_of
 from .._geometry.metric import MetricEmbedding
 from .._geometry.panels import lay_out
 from .._native import cell_search
-from .._native.cell_edit import insert, remove
+from .._native.cell_edit import Insertion, remove
 from .._native.cells import CellArrays, Cells
 from .._native.kernels import LANES, Reservoirs
 from .._native.rescore import METRICS, TrueDistances, rescore
@@ -25,7 +25,9 @@ _BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second, so th
 _SAMPLE_PER_CELL = 16  # points that k-means sees
 _OUTLIER = 6.0  # times the mean squared distance to the own centre
 _MAX_OUTLIERS = 0.01  # of all points; one panel is scanned as a whole anyway
-_MOST_SURPRISE = 10.0  # that a point counts
+# How much farther from their centre than the points that the cells were made for, in the mean of squares, new points may
+# lie before they count as from elsewhere: those of the same distribution lie 1.2 - 1.45 times as far.
+_LIKE_OTHERS, _SURPRISE_RATE, _MOST_SURPRISE = 1.4, 4.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Ranker:
         self._point_panels = panels_of(plan.for_points.T)
         self._query_panels = panels_of(plan.for_queries.T)
         self._no_bias = np.zeros(self._point_panels.shape[0] * LANES, np.float32)
+        self._nearest: Nearest | None = None  # of the centres, once it was needed
 
     @classmethod
     def restored(cls, embedding: MetricEmbedding, plan: RankingPlan, cells: Cells, mean_gap: float) -> "Ranker":
@@ -91,10 +94,10 @@ class Ranker:
     def with_rows(self, embedding: MetricEmbedding, start: int, work: Work) -> tuple["Ranker", float]:
         """Return a ranker that holds the rows from `start` on of a longer embedding as well.
 
-        Centres and directions stay. Also returns how badly the new rows fit the cells: their number, each counted as
-        often as its squared distance to its centre is that of the rows the cells were made for, from 1 to 10 times.
+        Centres and directions stay. Also returns how badly the new rows fit the cells: their number, times 1 where they
+        lie about as far from their centres as the rows that the cells were made for, up to 10 where they lie farther.
         """
-        grown = copy(self)
+        grown = copy(self)  # with what it knows of its centres
         grown.embedding = embedding
         rows = np.arange(start, embedding.points.size, dtype=np.int32)
         centers = center_rows(self.cells)
@@ -104,10 +107,13 @@ class Ranker:
             room = max(LANES, int(_MAX_OUTLIERS * embedding.points.size)) - taken
             cell_of[_outliers(gap, self.mean_gap, max(room, 0))] = len(centers)
         new = grown._fill(rows, cell_of, centers, work)
-        grown.cells = insert(self.cells, new, self.plan.ranking == "max")
+        insertion = Insertion(self.cells, new, self.plan.ranking == "max")
+        work.run(lambda some: insertion.copy(*some), even_blocks(self.cells.n_cells, MOST_CELLS, work.num_threads))
+        grown.cells = insertion.result()
         least = float(np.finfo(np.float32).tiny)  # the mean is 0 where all points equal their centre
-        surprise = np.clip(gap.astype(np.float64) / max(self.mean_gap, least), 1.0, _MOST_SURPRISE)
-        return grown, float(surprise.sum())
+        farther = np.clip(gap.astype(np.float64) / max(self.mean_gap, least), 1.0, _MOST_SURPRISE).mean()
+        surprise = np.clip(1.0 + _SURPRISE_RATE * (farther - _LIKE_OTHERS), 1.0, _MOST_SURPRISE)
+        return grown, float(surprise) * len(rows)
 
     def without_rows(self, rows: IndexArray) -> "Ranker":
         """Return a ranker that does not hold these rows."""
@@ -149,7 +155,7 @@ class Ranker:
         if len(centers) == 0:
             work.tick(n)
             return cell_of, gap
-        nearest = nearest_of(centers, work)
+        nearest = self._nearest = self._nearest or nearest_of(centers, work)
 
         def assign(block: tuple[int, int]) -> None:
             start, stop = block

@@ -22,6 +22,7 @@ from .ids import check_different, check_new, raise_unknown
 from .points import Points, PointStore
 from .reader import decode_random_state, encode_random_state
 
+_MANY = 1024  # queries that are worth putting pending points into the structure first
 _KEPT_QUERIES = 4096  # of the sample that was given, for building anew
 PARAMETERS = codec.SETTINGS
 STRUCTURE = PARAMETERS[:7]
@@ -270,22 +271,26 @@ class LivingIndex:
         """Put a changed version in place; indexes with a journal write down what was done."""
         self._state = version, upkeep
 
-    def _fold(self) -> Version | None:
-        """Put pending points into the structure at once, unless somebody changes the index right now.
+    def _catch_up(self, version: Version, n_queries: int) -> Version:
+        """Return a version of the same points for so many queries: one that answers them faster, if that pays.
 
-        To measure or to build anew is left to those who change it: a query does not wait for that.
+        Pending points are put into the structure, budgets that have become too large are measured, unless somebody
+        changes the index right now. To build anew is left to those who change it: a query does not wait for that.
         """
-        if self._writer.try_enter():
+        version.demand.queries += n_queries
+        fold = n_queries >= _MANY and version.pending is not None
+        measure = version.is_stale and version.repays_measuring()
+        if (fold or measure) and self._writer.try_enter():
             try:
-                version, upkeep = self._state
-                if version is not None and upkeep is not None and version.pending is not None:
+                now, upkeep = self._state
+                if now is version and upkeep is not None:  # nobody was faster
+                    rng = check.check_random_state(self.random_state)
                     with one_blas_thread(), Work(self._threads()) as work:
-                        folded = Upkeep.folded(version, work)
-                    if folded.engine.ranker is not None or version.engine.ranker is None:
-                        self._state = folded, upkeep
+                        version = upkeep.caught_up(version, rng, work, fold=fold, measure=measure)
+                    self._state = version, upkeep
             finally:
                 self._writer.__exit__(None, None, None)
-        return self._version
+        return version
 
     @property
     def ids(self) -> IndexArray:

@@ -18,6 +18,7 @@ from ..errors import InvalidValueError
 Ids = npt.NDArray[np.int64]
 
 _LEAST_ROOM = 1024  # rows
+_SPARE_BYTES = 1 << 30
 _LOOSE = 1024  # rows whose ids are looked up in a dict before they are sorted
 
 
@@ -189,7 +190,9 @@ class PointStore:
     def _reserve(self, points: Points, stop: int, dim: int, explicit: bool) -> None:
         """Make room for so many rows, in memory of our own."""
         n = len(points.rows)
-        room = max(2 * stop, _LEAST_ROOM)  # what is not used yet takes no memory
+        # What is not used yet takes no memory, but some systems count it: twice as much of many rows, else four times.
+        spare = _SPARE_BYTES // (4 * max(dim, 1))
+        room = max(2 * stop + min(2 * stop, spare), _LEAST_ROOM)
         if not self._owned or len(self._rows) < stop:
             larger = np.empty((room, dim), np.float32)
             if n:

@@ -181,6 +181,16 @@ class Engine:
             self.ranker = None
             self.reason = "ranking was measured not to pay"
 
+    def repays_calibration(self, n_queries: int, share: float) -> bool:
+        """Whether a share of the time of so many ordinary queries is as long as a calibration."""
+        if self.ranker is None:
+            return False
+        k = min(ORDINARY_K, self.most_neighbours)
+        with Work(1) as work:
+            budget = self.budget(k, self.params.recall, work, n_queries=0)  # none that is not there yet
+        query = self.most_cost if budget is None else self._cost(self.ranker, budget.visits, budget.candidates)
+        return n_queries * share * query >= self._calibration_cost(self.ranker, min(MAX_K, self.most_neighbours), 0)
+
     def _grown(self, budget: Budget) -> Budget:
         """Scale a budget by how many points have come since it was measured: cells hold as many times as many.
 

@@ -1,13 +1,14 @@
 """An index that changes: what becomes of its structure as points come and go.
 
 New points are searched exactly until there are enough of them to be put into the cells that there are, which copies
-panels but projects nothing again. Budgets are measured anew after some growth, directions and cells are chosen anew
-after more: the work for a point added is that of a few fitted ones, whatever the order in which points come. How much
-has changed is counted in surprise: a point that is as near to its cell's centre as those that the cells were made for
-counts once, one from elsewhere up to ten times, so that drift and new clusters renew the structure sooner.
+panels but projects nothing again. After some growth budgets are too large, and are measured anew as soon as the
+queries that came would have repaid it; directions and cells are chosen anew after more: the work for a point added is
+that of one or two fitted ones, whatever the order in which points come. How much has changed is counted in surprise:
+points that are as near to their cells' centres as those that the cells were made for count once, others up to ten
+times, so that drift and new clusters renew budgets and structure sooner.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,13 +25,21 @@ from .engine import HELD_OUT, Engine
 
 # To measure anew: `python -m comparisons run --suite dynamic`.
 _PENDING = 256, 1 / 32  # points searched exactly: at most so many, or this share of the others
-_MEASURE_AGAIN = 0.5  # surprise since budgets were measured, as a share of the points then
-_BUILD_AGAIN = 3.0  # surprise since the structure was built, as a share of the points then ...
+_MEASURE_AGAIN = 0.5  # surprise since budgets were measured, as a share of the points then ...
+_MUST_MEASURE = 1.5  # ... from which they are measured whether somebody asks or not: points may come from elsewhere
+_BUILD_AGAIN = 5.0  # surprise since the structure was built, as a share of the points then ...
 _BUILD_EXACT_AGAIN = 1.0  # ... where there is none, and ranking may pay by now
 _HALVED = 0.5  # share of the points left from which smaller budgets are enough
 _SHRUNK = 0.25  # share of the points left from which less structure is enough
 _MOST_GONE = 0.5  # share of the rows that are gone before the others move together
 _UNKNOWN: IndexArray = np.empty((0, 0), np.int64)  # neighbours of held-out queries, once points have come or gone
+
+
+@dataclass
+class Demand:
+    """How many queries there were since budgets were measured, about: threads may lose a few."""
+
+    queries: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Version:
         How many points there were when the structure was chosen, and when budgets were measured.
     surprise, unmeasured : float
         What has come since.
+    demand : Demand
     """
 
     points: Points
@@ -57,6 +67,19 @@ class Version:
     measured: int
     surprise: float = 0.0
     unmeasured: float = 0.0
+    demand: Demand = field(default_factory=Demand)
+
+    @cached_property
+    def is_stale(self) -> bool:
+        """Whether its budgets are larger than they need to be."""
+        if self.engine.ranker is None:
+            return False
+        return self.unmeasured >= _MEASURE_AGAIN * self.measured or self.points.n_live < _HALVED * self.measured
+
+    def repays_measuring(self) -> bool:
+        """Whether the queries since took as much longer as it takes to measure budgets anew."""
+        share = max(1.0 - 1.0 / self.engine.growth, 1.0 - self.points.n_live / max(self.measured, 1))
+        return self.engine.repays_calibration(self.demand.queries, share)
 
     @property
     def n_indexed(self) -> int:
@@ -108,9 +131,10 @@ class Upkeep:
         engine = version.engine
         if engine.X.base is not points.rows.base:  # rows have moved: the array before is the caller's or memory to free
             engine = engine.on(points.rows[: version.n_indexed])
-        return Version(
-            points, version.store, engine, version.built, version.measured, version.surprise, version.unmeasured
-        )
+        return Version(  # `replace` takes five times as long, which single points feel
+            points, version.store, engine, version.built, version.measured, version.surprise, version.unmeasured,
+            version.demand,
+        )  # fmt: skip
 
     def grown(self, version: Version, points: Points, rng: np.random.Generator, work: Work) -> Version:
         """Return the version with these points in its structure, or in another one."""
@@ -169,14 +193,23 @@ class Upkeep:
             if n_gone:
                 store, points = store.compacted(points)
             return first_version(points, store, build(points.rows, points.absmax, self.queries, self.params, rng, work))
-        if engine.ranker is not None and (
-            version.unmeasured >= _MEASURE_AGAIN * version.measured or points.n_live < _HALVED * version.measured
-        ):
-            return replace(version, engine=self._measured(engine, rng, work), measured=points.n_live, unmeasured=0.0)
+        if version.is_stale and (version.unmeasured >= _MUST_MEASURE * version.measured or version.repays_measuring()):
+            return self.measured(version, rng, work)
         return version
 
-    def _measured(self, engine: Engine, rng: np.random.Generator, work: Work) -> Engine:
-        """Measure budgets anew, on points of today where points stand for queries."""
+    @staticmethod
+    def caught_up(version: Version, rng: np.random.Generator, work: Work, *, fold: bool, measure: bool) -> Version:
+        """Return the version with its pending rows in the structure, or with budgets measured anew, or both."""
+        if fold:
+            folded = Upkeep.folded(version, work)
+            if folded.engine.ranker is not None or version.engine.ranker is None:
+                version = folded
+        return Upkeep.measured(version, rng, work) if measure else version
+
+    @staticmethod
+    def measured(version: Version, rng: np.random.Generator, work: Work) -> Version:
+        """Return the version with budgets measured anew, on points of today where points stand for queries."""
+        engine = version.engine
         held_out, absmax, ids = engine.held_out, engine.held_out_absmax, engine.held_out_ids
         if ids is not None:
             live = engine.live.ids if engine.live is not None else np.arange(len(engine.X), dtype=np.int32)
@@ -187,7 +220,7 @@ class Upkeep:
             known=_UNKNOWN, lock=Lock(),
         )  # fmt: skip
         engine.settle(work)
-        return engine
+        return replace(version, engine=engine, measured=version.points.n_live, unmeasured=0.0, demand=Demand())
 
 
 def _live(points: Points, n: int) -> Subset | None:
