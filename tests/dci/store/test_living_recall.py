@@ -131,7 +131,7 @@ def changed(scenario, params, asked):
     with (
         mock.patch.object(living, "build", wraps=living.build) as build,
         mock.patch.object(living.Upkeep, "measured", wraps=living.Upkeep.measured) as measure,
-        mock.patch.object(living.Version, "repays_measuring", lambda self: asked),
+        mock.patch.object(living.Version, "repays_measuring", return_value=asked),
     ):
         for added, gone in scenario(np.random.default_rng(5)):
             if added is not None:
