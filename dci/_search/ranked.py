@@ -18,6 +18,7 @@ from .._native.rows import Rows, pack, pack_short, panels_of, project
 from .._runtime.threads import Work, blocks, even_blocks
 from .._runtime.types import FloatArray, IdArray, IndexArray
 from .exact import block_rows
+from .read_rows import FileRows
 
 MOST_CELLS = (1 << 27) - 1  # each wastes up to 15 positions, of which there are 2^32
 _BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second, so that Ctrl-C is answered
@@ -230,6 +231,9 @@ class Ranker:
 
         width = n_composite * self.plan.n_simple
         most = block_rows(keep, width, n_composite)
+        file_rows = FileRows.of(X, self.embedding.metric, self.embedding.absmax)
+        if file_rows is not None:
+            most = min(most, file_rows.at_once(keep * n_composite))
         parts = even_blocks(len(Q), min(most, _BLOCK_PRODUCTS // (visits * width) + 1), work.num_threads)
         size = max((stop - start for start, stop in parts), default=0)
         spare: list[Reservoirs] = []  # used again: touching new memory costs a page fault a page
@@ -242,15 +246,12 @@ class Ranker:
                 reservoirs = Reservoirs(n_composite * size, keep)
             self.rank(rows, start, stop, visits, reservoirs, lanes, sizes)
             work.tick()
-            rescore(
-                points,
-                Q[start:stop],
-                reservoirs,
-                self.cells.arrays.ids,
-                None if exclude is None else exclude[start:stop],
-                distances[start:stop],
-                indices[start:stop],
-            )
+            own = None if exclude is None else exclude[start:stop]
+            found, ids = (distances[start:stop], indices[start:stop]), self.cells.arrays.ids
+            if file_rows is None:
+                rescore(points, Q[start:stop], reservoirs, ids, own, *found)
+            else:
+                file_rows.rescore(Q[start:stop], reservoirs, keep, ids, own, found)
             spare.append(reservoirs)
             work.tick(stop - start)
 
