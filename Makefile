@@ -47,6 +47,15 @@ stress: export STRESS_SECONDS ?= 60
 stress: build  ## 8 threads at once, each test for a minute; make sanitize-threads STRESS_SECONDS=60 looks for races
 	$(DEV)/pytest -rP tests/stress $(PYTEST_ARGS)
 
+# Without PyTorch and what is for developers, so that there are wheels for any Python that NumPy has some for.
+CORE = build/core-$(notdir $(PYTHON))
+core:  ## the index, built and tested with another Python: make core PYTHON=python3.13
+	test -x $(CORE)/venv/bin/python || $(PYTHON) -m venv $(CORE)/venv
+	$(CORE)/venv/bin/python $(PIP_INSTALL) setuptools cython numpy threadpoolctl tqdm scikit-learn hypothesis pytest
+	$(CORE)/venv/bin/python setup.py --quiet build --build-base $(CORE) --build-lib $(CORE)/lib
+	PYTHONPATH=$(CURDIR)/$(CORE)/lib $(CORE)/venv/bin/python -P -c 'import sys, dci; assert "/core-" in dci.__file__; print(sys.version)'
+	PYTHONPATH=$(CURDIR)/$(CORE)/lib $(CORE)/venv/bin/pytest -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) tests/dci
+
 coverage: build
 	$(DEV)/coverage run -m pytest $(PYTEST_ARGS)
 	$(DEV)/coverage report

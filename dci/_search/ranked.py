@@ -8,7 +8,7 @@ import numpy as np
 from .._api.answers import Request
 from .._geometry.kmeans import BLOCK, center_panels, k_means, nearest_of
 from .._geometry.metric import MetricEmbedding
-from .._geometry.panels import lay_out
+from .._geometry.panels import lay_out, sizes_of
 from .._native import cell_search
 from .._native.cell_edit import insert, remove
 from .._native.cells import CellArrays, Cells
@@ -168,7 +168,7 @@ class Ranker:
         n_cells = n_centers + 1  # the last one is opened by every query
         kind = np.uint16 if n_cells < 1 << 16 else np.int32  # 16 bits are sorted by radix
         order = np.argsort(cell_of.astype(kind), kind="stable").astype(np.int32)
-        sizes = np.bincount(cell_of, minlength=n_cells)
+        sizes = sizes_of(cell_of, n_cells)
         first_panel, position = lay_out(sizes)
         total = int(first_panel[-1])
         ids = np.full(total * LANES, -1, np.int32)
