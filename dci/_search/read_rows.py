@@ -41,7 +41,8 @@ class FileRows:
 
     def at_once(self, candidates: int) -> int:
         """Return how many queries of so many candidates go together."""
-        return max(1, _BYTES // (self._dim * self._dtype.itemsize * candidates))
+        most: int = _BYTES // (self._dim * self._dtype.itemsize * candidates)
+        return max(1, most)
 
     def read(self, ids: IdArray) -> FloatArray:
         """Return rows, (len(ids), d)."""
