@@ -51,6 +51,10 @@ class Map(mmap.mmap):
         made.scattered, made.looked_at, made.lock = None, 0, threading.Lock()
         return made
 
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            self.file.close()
+
     def advise(self, advice: int | None) -> None:
         """Say something about the whole pages of the scattered array."""
         if advice is not None and self.scattered is not None:
