@@ -15,7 +15,7 @@ LINTED := $(wildcard setup.py dci attention tests comparisons)
 SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/py.typed $p/*/*.py $p/*/*.pyi $p/*/*.pyx $p/*/*.pxd $p/*/csrc/*))
 STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*/*.pyi))))
 
-.PHONY: demo test lint build types unit serial coverage sanitize sanitize-threads compiler neon oldest bench \
+.PHONY: demo test lint build types unit serial stress core coverage sanitize sanitize-threads compiler neon oldest bench \
 	bench-full clean
 .DELETE_ON_ERROR:
 
@@ -42,6 +42,19 @@ unit: build
 
 serial: build  ## all tests without SIMD
 	DCI_SIMD=serial $(DEV)/pytest $(PYTEST_ARGS)
+
+stress: export STRESS_SECONDS ?= 60
+stress: build  ## 8 threads at once, each test for a minute; make sanitize-threads STRESS_SECONDS=60 looks for races
+	$(DEV)/pytest -rP tests/stress $(PYTEST_ARGS)
+
+# Without PyTorch and what is for developers, so that there are wheels for any Python that NumPy has some for.
+CORE = build/core-$(notdir $(PYTHON))
+core:  ## the index, built and tested with another Python: make core PYTHON=python3.13
+	test -x $(CORE)/venv/bin/python || $(PYTHON) -m venv $(CORE)/venv
+	$(CORE)/venv/bin/python $(PIP_INSTALL) setuptools cython numpy threadpoolctl tqdm scikit-learn hypothesis pytest
+	$(CORE)/venv/bin/python setup.py --quiet build --build-base $(CORE) --build-lib $(CORE)/lib
+	PYTHONPATH=$(CURDIR)/$(CORE)/lib $(CORE)/venv/bin/python -P -c 'import sys, dci; assert "/core-" in dci.__file__; print(sys.version)'
+	PYTHONPATH=$(CURDIR)/$(CORE)/lib $(CORE)/venv/bin/pytest -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) tests/dci
 
 coverage: build
 	$(DEV)/coverage run -m pytest $(PYTEST_ARGS)
@@ -86,7 +99,7 @@ TSAN_RUN = $(TSAN_ENV) PYTHONPATH=$(call LIB,threads) setarch -R
 sanitize-threads: $(DEV)/.installed  ## many threads at once under ThreadSanitizer
 	$(call other,threads,CC=gcc DCI_SANITIZE=thread,$(TSAN_ENV) setarch -R)
 	$(TSAN_RUN) $(DEV)/python -P tests/stress/race.py 2>&1 | grep -q 'WARNING: ThreadSanitizer: data race'
-	STRESS_ROUNDS=1 $(TSAN_RUN) $(OTHER_PYTEST) tests/stress
+	STRESS_ROUNDS=1 $(TSAN_RUN) $(OTHER_PYTEST) -rP tests/stress
 
 compiler: $(DEV)/.installed  ## the kernels as another compiler builds them: make compiler CC=clang-13
 	$(call other,$(CC),CC=$(CC))

@@ -37,6 +37,7 @@ MODULES = (
     "dci._native.rows",
     "dci._native.cell_edit",
     "dci._native.cell_search",
+    "dci._native.file_rows",
 )
 OWNS_KERNELS = {"dci._native.kernels"}
 

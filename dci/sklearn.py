@@ -3,6 +3,8 @@
 scikit-learn is an optional extra; only this module imports it.
 """
 
+import math
+from numbers import Real
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -19,7 +21,9 @@ from dci import DCI
 
 from ._api.validation import as_points, check_choice, check_count, check_metric
 from ._runtime.types import FloatArray, IndexArray
-from .errors import InvalidValueError
+from .errors import InvalidTypeError, InvalidValueError
+
+ObjectArray = npt.NDArray[np.object_]
 
 
 class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -39,6 +43,8 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         Inner products are not distances; use `dci.DCI` for them.
     recall : float
         Wanted share of true neighbours, in (0, 1]; 1.0, or 1, is exact.
+    radius : float
+        What `radius_neighbors` and `radius_neighbors_graph` take where they are given none; `transform` ignores it.
     directions, ranking, n_composite, n_simple, n_levels, random_state, num_threads, verbose
         See `dci.DCI`.
 
@@ -54,6 +60,7 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
     See Also
     --------
     sklearn.neighbors.KNeighborsTransformer : The exact one, of the same conventions.
+    sklearn.neighbors.NearestNeighbors : Has `radius_neighbors` and `radius_neighbors_graph`, as this.
 
     Examples
     --------
@@ -72,6 +79,7 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         n_neighbors: int = 5,
         metric: str = "l2",
         recall: float = 0.95,
+        radius: float = 1.0,
         directions: Any = "auto",
         ranking: str = "auto",
         n_composite: int | str = "auto",
@@ -85,6 +93,7 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.recall = recall
+        self.radius = radius
         self.directions = directions
         self.ranking = ranking
         self.n_composite = n_composite
@@ -110,6 +119,7 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         check_choice(self.mode, "mode", ("distance", "connectivity"))
         check_choice(check_metric(self.metric), "metric", ("l2", "cosine"))
         check_count(self.n_neighbors, "n_neighbors")
+        _check_radius(self.radius)
         self._fit_X = as_points(validate_data(self, X))[0]
         self.index_ = DCI(
             self.metric,
@@ -225,6 +235,120 @@ class DCITransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             indices = indices[others].reshape(-1, k)
         return (distances, indices) if return_distance else indices
 
+    @overload
+    def radius_neighbors(
+        self,
+        X: npt.ArrayLike | None = None,
+        radius: float | None = None,
+        return_distance: Literal[True] = True,
+        sort_results: bool = False,
+    ) -> tuple[ObjectArray, ObjectArray]: ...
+
+    @overload
+    def radius_neighbors(
+        self,
+        X: npt.ArrayLike | None = None,
+        radius: float | None = None,
+        *,
+        return_distance: Literal[False],
+        sort_results: bool = False,
+    ) -> ObjectArray: ...
+
+    def radius_neighbors(
+        self,
+        X: npt.ArrayLike | None = None,
+        radius: float | None = None,
+        return_distance: bool = True,
+        sort_results: bool = False,
+    ) -> tuple[ObjectArray, ObjectArray] | ObjectArray:
+        """Training points within a radius.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), optional
+            Queries. By default the training points, none of which is its own neighbour then.
+        radius : float, optional
+            Largest distance, which is within; by default the parameter of the transformer.
+        return_distance : bool
+            Whether to return distances too.
+        sort_results : bool
+            Without effect: neighbours are ascending in distance always. scikit-learn's callers pass it.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_queries,) of arrays of float32
+            Only if `return_distance`.
+        indices : ndarray of shape (n_queries,) of arrays of int64
+            Of each query, as many as there are; of all of them, the `recall` of the transformer is found.
+
+        Raises
+        ------
+        InvalidValueError, InvalidTypeError
+            `radius` is no number of at least 0.
+        """
+        offsets, distances, indices = self._within(X, radius)
+        found = _arrays(indices, offsets)
+        return (_arrays(distances, offsets), found) if return_distance else found
+
+    def radius_neighbors_graph(
+        self,
+        X: npt.ArrayLike | None = None,
+        radius: float | None = None,
+        mode: str = "connectivity",
+        sort_results: bool = False,
+    ) -> csr_matrix:
+        """Graph from points to the training points within a radius.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), optional
+            By default the training points, none of which is its own neighbour then.
+        radius : float, optional
+            By default the parameter of the transformer.
+        mode : {"connectivity", "distance"}
+            Weights: ones, or distances.
+        sort_results : bool
+            Without effect, as for `radius_neighbors`.
+
+        Returns
+        -------
+        graph : csr_matrix of shape (n_queries, n_samples_fit_), float32
+            Entries of a row are ascending in distance.
+
+        Raises
+        ------
+        InvalidValueError, InvalidTypeError
+            As for `radius_neighbors`; an unknown mode.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn.cluster import DBSCAN
+        >>> from dci.sklearn import DCITransformer
+        >>> X = np.r_[np.zeros((4, 2)), np.ones((5, 2))]
+        >>> graph = DCITransformer(radius=0.5).fit(X).radius_neighbors_graph(mode="distance")
+        >>> DBSCAN(eps=0.5, min_samples=4, metric="precomputed").fit_predict(graph)
+        array([0, 0, 0, 0, 1, 1, 1, 1, 1])
+        """
+        check_choice(mode, "mode", ("connectivity", "distance"))
+        offsets, distances, indices = self._within(X, radius)
+        if mode == "connectivity":
+            distances = np.ones_like(distances)
+        return csr_matrix((distances, indices, offsets), shape=(len(offsets) - 1, self.n_samples_fit_))
+
+    def _within(self, X: npt.ArrayLike | None, radius: float | None) -> tuple[IndexArray, FloatArray, IndexArray]:
+        """Offsets, distances and indices of the training points within a radius."""
+        check_is_fitted(self)
+        radius = _check_radius(self.radius if radius is None else radius)
+        queries = self._fit_X if X is None else validate_data(self, X, reset=False)
+        offsets, distances, indices = self.index_.query_radius(queries, radius)
+        if X is None:
+            rows = np.repeat(np.arange(len(queries)), np.diff(offsets))
+            others = indices != rows
+            offsets = np.concatenate([[0], np.cumsum(np.bincount(rows[others], minlength=len(queries)))])
+            distances, indices = distances[others], indices[others]
+        return offsets, distances, indices
+
     def _n_entries(self) -> int:
         return self.n_neighbors + (self.mode == "distance")
 
@@ -250,3 +374,19 @@ def _own_column(indices: IndexArray) -> IndexArray:
     own = indices == np.arange(len(indices))[:, np.newaxis]
     columns: IndexArray = np.where(own.any(axis=1), own.argmax(axis=1), indices.shape[1] - 1)
     return columns
+
+
+def _check_radius(radius: Any) -> float:
+    if not isinstance(radius, Real) or isinstance(radius, bool):
+        raise InvalidTypeError(f"radius: expected a number >= 0, received {type(radius).__name__} {radius!r:.60}")
+    if math.isnan(radius) or radius < 0:
+        raise InvalidValueError(f"radius: expected a number >= 0, received {radius}")
+    return float(radius)
+
+
+def _arrays(values: npt.NDArray[Any], offsets: IndexArray) -> ObjectArray:
+    """Parts of an array as an array of arrays, which NumPy would make a matrix of where all have one length."""
+    parts = np.empty(len(offsets) - 1, dtype=object)
+    for i in range(len(parts)):
+        parts[i] = values[offsets[i] : offsets[i + 1]]
+    return parts

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.random import Generator
 
+from ._runtime.mapped import scatter
 from ._runtime.types import FloatArray, IndexArray
 from ._store import codec, container
 from ._store.directory import Store, is_store
@@ -30,7 +31,8 @@ def load(path: AnyPath, mmap: bool = False) -> DCI:
     mmap : bool
         Map the file instead of reading it: a large one is open at once, and processes share its memory. The file may be
         replaced or removed meanwhile, but not written to or cut short in place. Checksums of the data are not looked
-        at then; `dci.verify` does.
+        at then; `dci.verify` does. Of more than 1 GB of points, queries hold less than that at a time: memory may be
+        smaller than the file.
 
     Returns
     -------
@@ -51,7 +53,10 @@ def load(path: AnyPath, mmap: bool = False) -> DCI:
 
 def _restore(index: DCI, path: AnyPath, mmap: bool) -> None:
     meta, sections = container.read(path, mmap=mmap)
-    index._restore(codec.decode(meta, sections, str(path), data=not mmap))
+    content = codec.decode(meta, sections, str(path), data=not mmap)
+    if mmap and content.version is not None and content.version.engine.ranker is not None:
+        scatter(content.version.points.rows)  # candidates lie anywhere
+    index._restore(content)
 
 
 def verify(path: AnyPath) -> None:

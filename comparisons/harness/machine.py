@@ -45,11 +45,11 @@ def own_memory_growth(wanted: float, data: Dataset, k: int, threads: int) -> Arg
     DCI.load()  # code is not what is measured
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     rival.fit(data.points)
-    after_fit = _status_bytes("VmHWM")
+    after_fit = status_bytes("VmHWM")
     rival.query(data.queries, k)
-    growth = _status_bytes("VmHWM") - before
+    growth = status_bytes("VmHWM") - before
     return {
         "data_bytes": data.points.nbytes,
         "fit_growth_bytes": after_fit - before,
@@ -58,7 +58,8 @@ def own_memory_growth(wanted: float, data: Dataset, k: int, threads: int) -> Arg
     }
 
 
-def _status_bytes(entry: str) -> int:
+def status_bytes(entry: str) -> int:
+    """Return an entry of /proc/self/status, which counts in kB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(entry + ":"):
             return int(line.split()[1]) * 1024

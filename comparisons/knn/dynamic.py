@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +29,7 @@ BATCHES = 100  # in which all points come
 CHURNS = 50  # rounds in which others take the place of all points
 LEAST_SINGLE = 2_000  # points that come one by one, or a quarter of the data if it is little …
 SINGLE_SHARE = 50  # … and one of so many of much data, so that new points have to join the structure, more than once
+LEAST_READS = 200  # single queries, alone; more while points are added, as long as that takes
 TURNS = 3  # batches of queries a round: the index that changed and the one that was fitted take turns
 CONNECTIONS = {"M": 16}  # of the graph
 
@@ -55,7 +58,7 @@ class Changing:
         bench = self.bench
         bench.warm_up(DCI)
         for turn in range(repeats):
-            for part in (self.changes, self.one_by_one, self.churn, self.files):
+            for part in (self.changes, self.one_by_one, self.churn, self.reads, self.files):
                 key = f"round {turn} at {self.wanted}: {part.__name__}"
                 bench.step(suite, key, self.wanted, lambda part=part, turn=turn: list(part(turn)))
         if HNSWLib in self.rivals:
@@ -132,6 +135,35 @@ class Changing:
         yield _row("churn", seconds, points=half, beside="fit anew", **churned)
         yield _row("fit anew", fitted, points=half, **fresh)
 
+    def reads(self, turn: int) -> Iterator[Row]:
+        """Ask one query after the other, alone and while another thread adds as many points as there are.
+
+        Each of the two has one thread. A row's time is the longest that a query took.
+        """
+        points = self.bench.data.points
+        half, load = len(points) // 2, DCI.load()
+        index = load.DCI(recall=self.wanted, num_threads=1, random_state=turn).fit(points[:half])
+        self._read(index, lambda taken: len(taken) >= LEAST_READS)  # an index measures budgets when it is first asked
+        alone = self._read(index, lambda taken: len(taken) >= LEAST_READS)
+        writer = threading.Thread(target=index.add, args=(points[half : 2 * half],))
+        writer.start()
+        meanwhile = self._read(index, lambda taken: not writer.is_alive() and len(taken) > 0)
+        writer.join()
+        if len(index) != 2 * half:
+            raise InvalidAnswerError(f"expected {2 * half} points after adding, got {len(index)}")
+        for operation, taken in (("longest read", alone), ("longest read, adding", meanwhile)):
+            quantiles = {"median": float(np.median(taken)), "p99": float(np.quantile(taken, 0.99))}
+            yield _row(operation, float(max(taken)), asked=len(taken), **quantiles)
+
+    def _read(self, index: Any, enough: Callable[[list[float]], bool]) -> list[float]:
+        queries, k, taken = self.bench.data.queries, self.bench.k, []
+        with self.bench.limits():
+            while not enough(taken):
+                start = time.perf_counter()
+                index.query(queries[len(taken) % len(queries)], k)
+                taken.append(time.perf_counter() - start)
+        return taken
+
     def files(self, turn: int) -> Iterator[Row]:
         """Save and load, beside a plain file of as many bytes that is written and synced in the same directory.
 
@@ -150,6 +182,7 @@ class Changing:
             for way in sorted(ways, reverse=turn % 2 == 0):
                 seconds[way], _ = timed(ways[way])
             seconds["load"], loaded = timed(lambda: load(path))
+            seconds["map"], _ = timed(lambda: load(path, mmap=True))
             seconds["map and query"], _ = timed(lambda: load(path, mmap=True).query(queries[:1], k))
             expected = index.query(queries, k).indices
             for other in (loaded, load(path, mmap=True)):

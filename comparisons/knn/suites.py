@@ -6,6 +6,7 @@ figures in `figures_knn.FIGURES` or `figures_attention.FIGURES`, its table in `t
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache, partial
 
 from comparisons.attention import suites as attention_suites
@@ -14,6 +15,7 @@ from comparisons.data.datasets import ComparisonError, Dataset
 from comparisons.harness import machine
 from comparisons.harness.question import Options, Suite
 from comparisons.harness.results import Run
+from comparisons.knn import beside, out_of_core
 from comparisons.knn.adapters import DCI, RIVALS, Adapter
 from comparisons.knn.bench import Bench, Measurement, Setting, front
 from comparisons.knn.dynamic import Changing
@@ -156,6 +158,23 @@ def _dynamic(suite: Suite, run: Run, name: str, options: Options) -> None:
     Changing(bench, wanted_recall(name, options), suite.chosen(options)).measure(suite.name, options.repeats)
 
 
+def _out_of_core(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Map an index that is larger than the memory it is asked in."""
+    out_of_core.measure(run, suite.name, _mixture(name), wanted_recall(name, options))
+
+
+def _mixture(name: str) -> str:
+    """Return the name of a mixture of some size; others are an error."""
+    if not re.fullmatch(r"mixture-[1-9]\d*k-[1-9]\d*", name):
+        raise ComparisonError(f"unknown data set {name!r}: expected mixture-<n>k-<dim>, which is made in blocks")
+    return name
+
+
+def _beside(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Fit and ask while other software is busy."""
+    beside.measure(_bench(run, name, options.smoke), suite.name, wanted_recall(name, options), options.repeats)
+
+
 ALL = ("manifold", "glove", "sentences", "words", "noise")
 PAIR = ("manifold", "glove")
 GLOVES = tuple(f"glove-{thousands}k" for thousands in (25, 50, 100, 200, 400))
@@ -207,6 +226,25 @@ DYNAMIC = _suite(
     rivals=("dci", "hnswlib"),
     smoke_data=("manifold-20k-12-64", "glove-4k"),  # ranked and exact
 )
+OUT_OF_CORE = _suite(
+    "out_of_core",
+    "an index larger than the memory it is asked in: mapped from a file that was not read before",
+    9,
+    ("mixture-2400k-96", "mixture-10000k-96"),  # a file of 1 GB, and 3.8 GB of points
+    _out_of_core,
+    rivals=("dci",),
+    smoke_data=("mixture-20k-96",),
+    read=lambda name, smoke: _mixture(name),
+)
+BESIDE = _suite(
+    "beside",
+    "half of the processors, while PyTorch or NumPy keeps the other half busy",
+    2,
+    ("glove",),
+    _beside,
+    rivals=("dci",),
+    smoke_data=("manifold-2k-12-64",),
+)
 
 SUITES = {
     suite.name: suite
@@ -222,6 +260,8 @@ SUITES = {
         CALIBRATION,
         MEMORY,
         DYNAMIC,
+        OUT_OF_CORE,
+        BESIDE,
         *attention_suites.SUITES,
     )
 }

@@ -26,6 +26,10 @@ SINGLE_ADDS = 50_000  # a second
 CHURNED = 1.05  # times what queries take on an index that was fitted
 SAVED, OF_DISK = 500e6, 0.8  # bytes a second, or a share of what the disk takes
 MAPPED = 0.1  # seconds to the first answer
+OPEN, OPEN_BYTES = 0.05, 1.2e9  # seconds to open a file of at most so many bytes
+RESIDENT = 2e9  # bytes that a process which asks a mapped index holds
+LONGEST_WAIT = 0.01  # seconds that a query waits while points are added
+BESIDE = 1.3  # times what it takes alone
 
 
 @dataclass(frozen=True)
@@ -191,6 +195,11 @@ def _changing(found: dict[str, Row], rows: Sequence[Row]) -> Iterator[tuple[str,
             if other is not single:
                 reached += f" ({other['rival']} {rate(other):,.0f})"
         yield f"one by one: at least {SINGLE_ADDS:,} points a second", reached, rate(single) >= SINGLE_ADDS
+    if {"longest read", "longest read, adding"} <= found.keys():
+        alone, longest = (max(found[name]["seconds"]) for name in ("longest read", "longest read, adding"))
+        asked = f"a query while as many points are added: waits at most {1e3 * LONGEST_WAIT:.0f} ms"
+        reached = f"the longest takes {1e3 * longest:.1f} ms, alone {1e3 * alone:.1f} ms"
+        yield asked, reached, longest <= LONGEST_WAIT + statistics.median(found["longest read"]["seconds"])
     if {"churn", "fit anew"} <= found.keys():
         ours, theirs = (statistics.median(found[name]["query_seconds"]) for name in ("churn", "fit anew"))
         asked = f"after churn: queries take at most {CHURNED:g} x those of a fit"
@@ -205,6 +214,32 @@ def _stored(found: dict[str, Row], rows: Sequence[Row]) -> Iterator[tuple[str, s
     if mapped := found.get("map and query"):
         asked = f"load with mmap and the first query: under {1e3 * MAPPED:.0f} ms"
         yield asked, f"{1e3 * seconds(mapped):.1f} ms", seconds(mapped) < MAPPED
+
+
+def _out_of_core(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
+    suite, found = "out_of_core", {row["operation"]: row for row in rows}
+    if sample := found.get("sample"):
+        yield _recall_bar(suite, data, sample["wanted"], sample["recall"], sample["queries"])
+    held = [row["resident"] for row in rows if "anon" in row.get("resident", ())]
+    if held and rows[0]["n"] >= LARGE:
+        most = {kind: max(resident[kind] for resident in held) for kind in ("peak", "anon", "file")}
+        reached = "{peak} ({anon} its own, {file} of files)".format(**{k: f"{v / 1e9:.2f} GB" for k, v in most.items()})
+        yield Bar(suite, data, f"mapped and asked: at most {RESIDENT / 1e9:g} GB resident", reached,
+                  most["peak"] <= RESIDENT, timed=False)  # fmt: skip
+    if (opened := found.get("map again")) and opened["bytes"] <= OPEN_BYTES and rows[0]["n"] >= LARGE:
+        asked = f"{opened['bytes'] / 1e9:.1f} GB opened with mmap, read lately: under {1e3 * OPEN:.0f} ms"
+        yield Bar(suite, data, asked, f"{1e3 * seconds(opened):.1f} ms", seconds(opened) < OPEN)
+
+
+def _beside(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
+    took = {row["operation"]: seconds(row) for row in rows}
+    if rows[0]["n"] < LARGE:
+        return
+    for row in rows:
+        if row["operation"] != row["beside"] and row["beside"] in took:
+            ratio = seconds(row) / took[row["beside"]]
+            asked = f"{row['operation']}: at most {BESIDE:g} x the time alone"
+            yield Bar("beside", data, asked, f"{ratio:.2f} x", ratio <= BESIDE)
 
 
 def rate(row: Row) -> float:
@@ -353,6 +388,8 @@ JUDGES: dict[str, Callable[[str, Sequence[Row]], Iterator[Bar]]] = {
     "calibration": _calibration,
     "memory": _memory,
     "dynamic": _dynamic,
+    "out_of_core": _out_of_core,
+    "beside": _beside,
     "attention_layers": _attention_layers,
     "attention_length": _attention_length,
     "attention_decoding": _attention_decoding,

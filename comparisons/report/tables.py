@@ -136,8 +136,14 @@ def dynamic(rows: Sequence[Row]) -> Table:
             size, rate = f"{row.get('points', 0):,} points", f"{bars.rate(row):,.0f}"
             if "bytes" in row:
                 size, rate = f"{row['bytes'] / 1e6:.1f} MB", f"{bars.rate(row) / 1e6:,.0f} MB"
-            if row["operation"] == "map and query":  # it reads little of them
+            if row["operation"].startswith("map"):  # it reads little of them
                 rate = ""
+            if "asked" in row:
+                size, rate, answers[1] = (
+                    f"{row['asked']:,} queries",
+                    "",
+                    f"{time(row['median'])}, 99 %: {time(row['p99'])}",
+                )
             share = taken / took[row["beside"]] if row.get("beside") in took else None
             beside = "" if share is None else f"{share:.1%} of {row['beside']}"
             if share is not None and share >= 1:
@@ -149,6 +155,34 @@ def dynamic(rows: Sequence[Row]) -> Table:
         if "one by one" in took and not select(mine, operation="one by one", rival="hnswlib"):
             missing = ["not installed, or not asked for", *[""] * 6]
             table.append([data, "one by one", "hnswlib", *missing])
+    return table
+
+
+def out_of_core(rows: Sequence[Row]) -> Table:
+    """Return what a mapped index takes, and what the process that asks it holds, its own memory and pages of files."""
+    table = [["data", "operation", "of", "time", "a query", "resident: peak", "its own", "of files", "recall"]]
+    for row in select(rows, "out_of_core"):
+        taken, held, of = bars.seconds(row), row.get("resident", {}), ""
+        for name, words in (("points", "points"), ("asked", "queries")):
+            of = f"{row[name]:,} {words}" if name in row else of
+        of = of or (f"{row['bytes'] / 1e9:.2f} GB" if "bytes" in row else "")
+        each = time(taken / row["asked"]) if "asked" in row else ""
+        sizes = [f"{held[kind] / 1e9:.2f} GB" if kind in held else "" for kind in ("peak", "anon", "file")]
+        recall = f"{row['recall']:.3f}" if "recall" in row else ""
+        table.append([row["data"], row["operation"], of, time(taken), each, *sizes, recall])
+    return table
+
+
+def beside(rows: Sequence[Row]) -> Table:
+    """Return what fitting and asking take alone and beside busy software."""
+    table = [["data", "threads", "operation", "time", "alone = 1", "spread"]]
+    of_suite = select(rows, "beside")
+    for row in of_suite:
+        alone = [bars.seconds(other) for other in select(of_suite, data=row["data"], operation=row["beside"])]
+        taken, repeats = bars.seconds(row), row["seconds"]
+        spread = f"{(max(repeats) - min(repeats)) / taken:.0%}" if len(repeats) > 1 else ""
+        ratio = f"{taken / alone[0]:.2f}" if alone else ""
+        table.append([row["data"], str(row["threads"]), row["operation"], time(taken), ratio, spread])
     return table
 
 
@@ -231,6 +265,10 @@ def of_suite(rows: Sequence[Row], suite: str) -> Table:
         return memory(rows)
     if suite == "dynamic":
         return dynamic(rows)
+    if suite == "out_of_core":
+        return out_of_core(rows)
+    if suite == "beside":
+        return beside(rows)
     if suite == "attention_layers":
         return layers(rows, suite)
     if suite == "attention_ranking":

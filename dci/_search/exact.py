@@ -1,6 +1,7 @@
 """Exact search over all points, for `dci.exact`, for calibration and where ranking cannot pay."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -9,8 +10,10 @@ from .._native.exact_scan import merge, scan, scan_direct, uncertain
 from .._native.kernels import Reservoirs
 from .._native.rescore import METRICS, TrueDistances, rescore
 from .._native.rows import Rows, inverse_norms, prepared
+from .._runtime.mapped import AROUND, in_order, looked_at, most_bytes
 from .._runtime.threads import Work, blocks, even_blocks
 from .._runtime.types import BoolArray, DoubleArray, FloatArray, IdArray, IndexArray
+from .read_rows import FileRows
 
 # To measure anew: `python -m comparisons run --suite batch` for queries together, `--suite latency` for single ones.
 _FEW = 3  # queries that are answered faster one by one than in a tile
@@ -118,8 +121,22 @@ class ExactSearch:
             return Rows(self.X, 1.0, self.row_scale), Rows(Q, 1.0, inverse_norms(Q)), 1.0, -1.0
         return Rows(self.X, self.scale), Rows(Q, power_of_two(q_absmax)), self.scale, -1.0
 
-    def _true_distances(self) -> TrueDistances:
-        return TrueDistances(self.X, METRICS.index(self.metric), self.absmax)
+    def _rescore(
+        self,
+        Q: FloatArray,
+        reservoirs: Reservoirs,
+        keep: int,
+        ids: IdArray | None,
+        exclude: IdArray | None,
+        found: tuple[FloatArray, IndexArray],
+    ) -> None:
+        """Find the nearest among the best `keep` of each query."""
+        file_rows = FileRows.of(self.X, self.metric, self.absmax)
+        if file_rows is None:
+            points = TrueDistances(self.X, METRICS.index(self.metric), self.absmax)
+            rescore(points, Q, reservoirs, ids, exclude, *found)
+        else:
+            file_rows.rescore(Q, reservoirs, keep, ids, exclude, found)
 
     def search(
         self,
@@ -141,6 +158,12 @@ class ExactSearch:
             Answers that fail the rounding-error check are computed in float64, so that the number of threads does
             not change them.
         """
+        with in_order(self.X) if ids is None else nullcontext():
+            return self._search(Q, q_absmax, k, work, ids, exclude)
+
+    def _search(
+        self, Q: FloatArray, q_absmax: float, k: int, work: Work, ids: IdArray | None, exclude: IdArray | None
+    ) -> tuple[FloatArray, IndexArray]:
         n, nq = len(self.X) if ids is None else len(ids), len(Q)
         distances = np.empty((nq, k), np.float32)
         indices = np.empty((nq, k), np.int64)
@@ -180,13 +203,12 @@ class ExactSearch:
         points, queries, scale, factor = self._rows(Q, q_absmax, ids)
         n_lists = work.num_threads if nq < _SHARED * work.num_threads else 1
         size = block_rows(keep, points.width, n_lists)
-        true = self._true_distances()
 
         def answer(block: tuple[int, int]) -> None:
             first, last = block
             tile = prepared(queries, np.arange(first, last)) * np.float32(factor)
             shares = blocks(n, max(1, -(-n // n_lists)))
-            step = max(1024, _STEP // (len(tile) * points.width))
+            step = self._at_once(max(1024, _STEP // (len(tile) * points.width)), ids, work)
             lists = [Reservoirs(len(tile), keep) for _ in shares]
             longest = np.zeros(len(shares))
 
@@ -196,6 +218,7 @@ class ExactSearch:
                     start, stop = start + shares[share][0], stop + shares[share][0]
                     norm2 = scan(points, ids, start, stop, tile, lists[share], self.metric == "l2")
                     longest[share] = max(longest[share], norm2)
+                    looked_at(self.X, (stop - start) * self._row_bytes(ids))
 
             inner.run(scan_share, range(len(shares)))
             merged = lists[0] if len(lists) == 1 else merge(lists)
@@ -203,7 +226,7 @@ class ExactSearch:
             error = score_error(self.metric, points.width, norms, float(longest.max()), scale)
             failed = uncertain(merged, wanted, n, error)
             own = None if exclude is None else exclude[first:last]
-            rescore(true, Q[first:last], merged, ids, own, distances[first:last], indices[first:last])
+            self._rescore(Q[first:last], merged, keep, ids, own, (distances[first:last], indices[first:last]))
             uncertain_rows[first:last] = failed
             work.tick(len(tile) - int(np.count_nonzero(failed)))
 
@@ -229,14 +252,25 @@ class ExactSearch:
         shares = blocks(n, max(1, -(-n // work.num_threads), min(n, 100_000 // max(dim, 1))))
         lists = [Reservoirs(1, max(keep, 1)) for _ in shares] or [Reservoirs(1, 1)]
         points = Rows(self.X)
+        step = self._at_once(max(1, _STEP // (8 * max(dim, 1))), ids, work)
 
         def scan_share(share: int) -> None:
             first, last = shares[share]
-            for start, stop in blocks(last - first, max(1, _STEP // (8 * dim))):
+            for start, stop in blocks(last - first, step):
                 work.tick()
                 scan_direct(points, ids, start + first, stop + first, Q[i], metric, self.absmax, lists[share])
+                looked_at(self.X, (stop - start) * self._row_bytes(ids))
 
         work.run(scan_share, range(len(shares)))
         merged = lists[0] if len(lists) == 1 else merge(lists)
         one, own = slice(i, i + 1), None if exclude is None else exclude[i : i + 1]
-        rescore(self._true_distances(), Q[one], merged, ids, own, distances[one], indices[one])
+        self._rescore(Q[one], merged, max(keep, 1), ids, own, (distances[one], indices[one]))
+
+    def _at_once(self, most: int, ids: IdArray | None, work: Work) -> int:
+        """Return how many rows a step may scan, at most so many; fewer where the pages of a map have a limit."""
+        held = most_bytes(self.X, work.num_threads)
+        return most if held is None else max(1, min(most, held // self._row_bytes(ids)))
+
+    def _row_bytes(self, ids: IdArray | None) -> int:
+        """Return the bytes that a row brings into memory."""
+        return self.X.itemsize * self.X.shape[1] if ids is None else AROUND

@@ -8,7 +8,7 @@ import numpy as np
 from .._api.answers import Request
 from .._geometry.kmeans import BLOCK, Nearest, center_panels, k_means, nearest_of
 from .._geometry.metric import MetricEmbedding
-from .._geometry.panels import lay_out
+from .._geometry.panels import lay_out, sizes_of
 from .._native import cell_search
 from .._native.cell_edit import Insertion, remove
 from .._native.cells import CellArrays, Cells
@@ -18,6 +18,7 @@ from .._native.rows import Rows, pack, pack_short, panels_of, project
 from .._runtime.threads import Work, blocks, even_blocks
 from .._runtime.types import FloatArray, IdArray, IndexArray
 from .exact import block_rows
+from .read_rows import FileRows
 
 MOST_CELLS = (1 << 27) - 1  # each wastes up to 15 positions, of which there are 2^32
 _BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second, so that Ctrl-C is answered
@@ -173,7 +174,7 @@ class Ranker:
         n_cells = n_centers + 1  # the last one is opened by every query
         kind = np.uint16 if n_cells < 1 << 16 else np.int32  # 16 bits are sorted by radix
         order = np.argsort(cell_of.astype(kind), kind="stable").astype(np.int32)
-        sizes = np.bincount(cell_of, minlength=n_cells)
+        sizes = sizes_of(cell_of, n_cells)
         first_panel, position = lay_out(sizes)
         total = int(first_panel[-1])
         ids = np.full(total * LANES, -1, np.int32)
@@ -236,6 +237,9 @@ class Ranker:
 
         width = n_composite * self.plan.n_simple
         most = block_rows(keep, width, n_composite)
+        file_rows = FileRows.of(X, self.embedding.metric, self.embedding.absmax)
+        if file_rows is not None:
+            most = min(most, file_rows.at_once(keep * n_composite))
         parts = even_blocks(len(Q), min(most, _BLOCK_PRODUCTS // (visits * width) + 1), work.num_threads)
         size = max((stop - start for start, stop in parts), default=0)
         spare: list[Reservoirs] = []  # used again: touching new memory costs a page fault a page
@@ -248,15 +252,12 @@ class Ranker:
                 reservoirs = Reservoirs(n_composite * size, keep)
             self.rank(rows, start, stop, visits, reservoirs, lanes, sizes)
             work.tick()
-            rescore(
-                points,
-                Q[start:stop],
-                reservoirs,
-                self.cells.arrays.ids,
-                None if exclude is None else exclude[start:stop],
-                distances[start:stop],
-                indices[start:stop],
-            )
+            own = None if exclude is None else exclude[start:stop]
+            found, ids = (distances[start:stop], indices[start:stop]), self.cells.arrays.ids
+            if file_rows is None:
+                rescore(points, Q[start:stop], reservoirs, ids, own, *found)
+            else:
+                file_rows.rescore(Q[start:stop], reservoirs, keep, ids, own, found)
             spare.append(reservoirs)
             work.tick(stop - start)
 

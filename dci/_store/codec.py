@@ -333,12 +333,14 @@ def _decode_cells(read: Reader, plan: RankingPlan, n: int, live: Subset | None) 
     held = read.array("cells.rows", np.int32, (total * LANES,))
     read.in_range("cells.rows", held, -1, n)
     taken = held >= 0
-    there = np.zeros(n, np.bool_)
-    there[held[taken]] = True
+    seen = np.zeros(n + 1, np.bool_)
+    seen[held] = True  # the last one stands for -1
+    there = seen[:n]
     if np.count_nonzero(taken) != np.count_nonzero(there) or not (there if live is None else there == live.mask).all():
         raise read.error("cells.rows", "each row that is indexed and not gone, once", "others")
     cell = np.repeat(np.arange(len(panels)), panels)
-    counts = np.bincount(cell, np.count_nonzero(taken.reshape(-1, LANES), axis=1), len(panels))
+    of_panels = np.bitwise_count(np.packbits(taken).view(np.uint16))  # a panel is 16 rows
+    counts = np.bincount(cell, of_panels, len(panels))
     sizes = read.array("cells.sizes", np.int32, (plan.n_cells + 1,))
     if not np.array_equal(sizes, counts):
         raise read.error("cells.sizes", "the numbers of rows in the cells", "others")

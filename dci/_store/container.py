@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import FileIO
-from mmap import ACCESS_READ
-from mmap import mmap as map_file
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .._runtime.mapped import Map
 from ..errors import FileFormatError, InvalidTypeError, InvalidValueError
 from . import layout
 from .files import Path, replacing, write_all
@@ -147,7 +146,7 @@ def read(path: Path, *, mmap: bool = False, verify: bool | None = None) -> Conte
         fetch = _fetcher(file, name)
         head = layout.decode_head(fetch, length, name)
         if mmap:
-            data = memoryview(map_file(file.fileno(), length, access=ACCESS_READ))
+            data = memoryview(Map.of(file, length))
             if check:
                 _check_data(head, lambda offset, count: data[offset : offset + count], name)
             return head.meta, {section.name: _view(data, section) for section in head.sections}

@@ -9,12 +9,13 @@ from comparisons.data.datasets import Dataset
 from comparisons.harness.question import Options
 from comparisons.harness.results import Run
 from comparisons.harness.truth import InvalidAnswerError
-from comparisons.knn import adapters, suites
+from comparisons.knn import adapters, dynamic, suites
 from comparisons.knn.adapters import DCI, HNSWLib
 from comparisons.report import bars, tables
 
 OURS = ["fit", "first add", "second add", "remove", "in batches", "one by one", "churn", "fit anew"]
-FILES = ["write", "save", "load", "map and query"]
+READS = ["longest read", "longest read, adding"]
+FILES = ["write", "save", "load", "map", "map and query"]
 
 
 class Graph:
@@ -55,13 +56,16 @@ def measured(path=None, repeats=2):
 
 def test_every_operation_is_measured_once_a_round(small, cloud):
     rows = measured()
-    assert sorted(row["operation"] for row in rows) == sorted(OURS + FILES)
+    assert sorted(row["operation"] for row in rows) == sorted(OURS + READS + FILES)
     assert all(len(row["seconds"]) == 2 and row["rival"] == "dci" for row in rows)
     found = {row["operation"]: row for row in rows}
     assert all(row["beside"] in found for row in rows if "beside" in row)
     sizes = [found[name]["points"] for name in OURS]
     assert sizes == [219, 3, 3, 3, 219, 75, 150, 150]  # 219 + 3 + 3 + 75 are all
     assert len({found[name]["bytes"] for name in FILES}) == 1
+    for name in READS:
+        assert 0 < found[name]["median"] <= found[name]["p99"] <= max(found[name]["seconds"])
+    assert found["longest read"]["asked"] == dynamic.LEAST_READS
     assert found["save"]["bytes"] > 219 * cloud.points[0].nbytes
     assert not [bar for bar in bars.bars(rows) if bar.timed]  # little data
     assert all(bar.holds for bar in bars.bars(rows))
@@ -118,13 +122,16 @@ def test_the_table_says_what_is_seen_beside_what_and_that_hnswlib_is_missing(sma
     assert [line[6] for line in changed[1:4]] == ["", "10.0% of fit", "2.0% of fit"]
     assert [line[4:7] for line in changed if line[1] == "in batches"] == [["130 ms", "3,000,000", "1.30 x fit"]]
     assert [line[3:7] for line in changed if line[1] == "save"] == [["80.0 MB", "100 ms", "800 MB", "80.0% of write"]]
+    assert [line[3:9] for line in changed if line[1] == "longest read"] == [
+        ["200 queries", "1 ms", "", "", "", "100 µs, 99 %: 500 µs"]
+    ]
     assert [line[3:6] for line in changed if line[1] == "map and query"] == [["80.0 MB", "10 ms", ""]]
 
 
 # --------------------------------------------------------------------------------------------------- bars
 
 
-def large(add=0.002, remove=0.001, batches=0.13, single=0.1, churned=0.1, recall=0.9, save=0.1, mapped=0.01):
+def large(add=0.002, remove=0.001, batches=0.13, single=0.1, churned=0.1, recall=0.9, save=0.1, mapped=0.01, wait=0.01):
     """Make the rows of much data, whose fit takes 100 ms."""
 
     def one(operation, seconds, rival="dci", **more):
@@ -142,6 +149,8 @@ def large(add=0.002, remove=0.001, batches=0.13, single=0.1, churned=0.1, recall
         one("one by one", 1.0, rival="hnswlib", points=7_800),
         one("churn", 1.0, points=195_000, beside="fit anew", query_seconds=[churned], recall=recall),
         one("fit anew", 0.05, points=195_000, **asked),
+        one("longest read", 0.001, asked=200, median=1e-4, p99=5e-4),
+        one("longest read, adding", wait, asked=900, median=2e-4, p99=6e-3),
         one("save", save, bytes=80_000_000, beside="write"),
         one("write", 0.125, bytes=80_000_000),
         one("map and query", mapped, bytes=80_000_000),
@@ -164,6 +173,7 @@ def test_bars_on_an_index_that_changes():
         ({"recall": 0.889}, "churn: recall"),
         ({"save": 0.17}, "save"),
         ({"mapped": 0.1}, "mmap"),
+        ({"wait": 0.0111}, "a query while"),
     ):
         (_, also) = sorted(missed(**made_worse), key=lambda asked: asked != first)
         assert words in also

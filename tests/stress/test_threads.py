@@ -1,11 +1,13 @@
 """Everything at once from many threads: answers are those of one thread.
 
-STRESS_ROUNDS is how often each thread does its work; `make sanitize-threads` runs this under ThreadSanitizer.
+STRESS_ROUNDS is how often each thread does its work at least, STRESS_SECONDS how long it goes on in each test: `make
+stress` for a minute, `make sanitize-threads` under ThreadSanitizer.
 """
 
 import os
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +19,7 @@ from attention import AttentionOptions, dci_attention
 from attention.decoding.key_value_index import KeyValueIndex
 
 ROUNDS = int(os.environ.get("STRESS_ROUNDS", "3"))
+SECONDS = float(os.environ.get("STRESS_SECONDS", "0"))
 N_THREADS = 8
 
 
@@ -45,17 +48,24 @@ def switch_often():
 
 
 def together(works):
-    """Run every function on a thread of its own, ROUNDS times, all from the same moment."""
-    barrier = threading.Barrier(len(works))
+    """Run every function on a thread of its own, again and again, all from the same moment."""
+    barrier, failed = threading.Barrier(len(works)), threading.Event()
 
     def repeat(work):
         barrier.wait(timeout=60)
-        for _ in range(ROUNDS):
-            work()
+        rounds, end = 0, time.monotonic() + SECONDS
+        while (rounds < ROUNDS or time.monotonic() < end) and not failed.is_set():
+            try:
+                work()
+            except BaseException:
+                failed.set()
+                raise
+            rounds += 1
+        return rounds
 
     with ThreadPoolExecutor(len(works)) as pool:
-        for future in [pool.submit(repeat, work) for work in works]:
-            future.result()
+        rounds = [future.result() for future in [pool.submit(repeat, work) for work in works]]
+    print(f"{len(works)} threads did their work {sum(rounds)} times: {rounds}")
 
 
 def equal(first, second):
@@ -182,5 +192,5 @@ def test_one_index_changes_while_others_ask(data):
         assert np.isin(some.indices, SOME).all()
         shared.query_radius(Q[:10], 1.0)
 
-    together([*(lambda part=part: change(part) for part in range(3)), ask, ask, ask])
+    together([*(lambda part=part: change(part) for part in range(3)), *[ask] * 5])
     assert np.array_equal(shared.ids, np.arange(2000))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dci._geometry import panels
 from dci._geometry.panels import lay_out
 
 
@@ -12,3 +13,10 @@ def test_cells_are_laid_out_in_64_bits():
     assert position.tolist() == [*range(3), *range(16, 33), 48, *range(64, 80)]
     for array in lay_out(sizes.astype(np.int32)):
         assert array.dtype == np.int64, "panels times lanes would wrap"
+
+
+def test_cells_are_counted_in_parts(monkeypatch):
+    monkeypatch.setattr(panels, "_AT_ONCE", 7)
+    for count in (0, 1, 7, 40):
+        cell_of = np.random.default_rng(0).integers(0, 5, count).astype(np.int32)
+        np.testing.assert_array_equal(panels.sizes_of(cell_of, 6), np.bincount(cell_of, minlength=6))

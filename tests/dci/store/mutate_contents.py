@@ -163,7 +163,7 @@ def load(path, mmap):
         return None
 
 
-def run(count, seed=0):
+def run(count, seed=0, progress=lambda count: None):
     rng = np.random.default_rng(seed)
     outcomes = Counter()
     contents = {kind: codec.encode(make_calibrated(kind)._content()) for kind in KINDS}
@@ -198,6 +198,7 @@ def run(count, seed=0):
             except BaseException as error:
                 raise AssertionError(f"mutation {i} of {kind!r}: {done}") from error
             outcomes[outcome] += 1
+            progress(outcomes.total())
     faulthandler.cancel_dump_traceback_later()
     return outcomes
 
@@ -206,6 +207,8 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
     faulthandler.enable()
     warnings.simplefilter("ignore", RuntimeWarning)
-    outcomes = run(int(sys.argv[1]) if len(sys.argv) > 1 else 300, int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    numbers = [int(text) for text in sys.argv[1:3]]
+    count, seed = numbers + [300, 0][len(numbers) :]
+    outcomes = run(count, seed, lambda tried: tried % 1000 or print(f"{tried:8d} tried", flush=True))
     for what, number in sorted(outcomes.items()):
         print(f"{number:8d} {what}")
