@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.random import Generator
 
+from ._geometry.quantization import Coding
+from ._native.codes import Codes
 from ._runtime.types import FloatArray, IndexArray
 from ._store import codec, container
 from ._store.directory import Store, is_store
@@ -155,6 +157,10 @@ class DurableDCI(DCI):
                 add()
                 self._apply(name, record.arrays, record.meta)
                 continue
+            if not self._holds(record.arrays):
+                add()
+                self._apply(name, record.arrays, record.meta)
+                continue
             if not waiting:
                 room = 0 if self._version is None else Upkeep.room(self._version, len(self._version.points.rows))
             waiting.append(record.arrays)
@@ -162,6 +168,15 @@ class DurableDCI(DCI):
             if room < 0:
                 add()
         add()
+
+    def _holds(self, arrays: Arrays) -> bool:
+        """Whether points are within the range of those that are there; others have all of them written anew."""
+        kept = None if self._version is None else self._version.points.rows
+        if not isinstance(kept, Codes):
+            return True
+        rows = arrays.get("points")
+        fits = rows is not None and rows.dtype == np.float32 and rows.shape == (len(rows), kept.shape[1])
+        return len(kept) > 0 and fits and Coding.of(kept).holds(cast(FloatArray, rows))
 
     def _apply(self, name: str, arrays: Arrays, meta: Mapping[str, Any]) -> None:
         try:
@@ -186,7 +201,7 @@ class DurableDCI(DCI):
 
     def _take_settings(self, meta: Mapping[str, Any], arrays: Arrays) -> None:
         """Take the parameters that a fit was called with; a generator goes on as it is."""
-        settings = dict(meta["settings"])
+        settings = {"store": "float32"} | meta["settings"]  # which older journals do not name
         if settings.get("directions") == "array":
             settings["directions"] = arrays["directions"]
         settings["random_state"] = decode_random_state(settings.get("random_state"))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from .._geometry.metric import power_of_two, sample_mean
+from .._geometry.quantization import Matrix
 from .._native.exact_scan import merge, scan, scan_direct, uncertain
 from .._native.kernels import Reservoirs
 from .._native.rescore import METRICS, TrueDistances, rescore
@@ -86,13 +87,13 @@ class ExactSearch:
 
     Parameters
     ----------
-    X : (n, d) float32, C-contiguous, finite
+    X : (n, d) float32, C-contiguous, finite; or Codes, whose rows as they are decoded are searched exactly
     absmax : float
         Largest |x|.
     metric : {"l2", "ip", "cosine"}
     """
 
-    def __init__(self, X: FloatArray, absmax: float, metric: str) -> None:
+    def __init__(self, X: Matrix, absmax: float, metric: str) -> None:
         self.X = X
         self.absmax = absmax
         self.metric = metric

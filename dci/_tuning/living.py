@@ -14,12 +14,14 @@ import numpy as np
 
 from .._api.params import Params
 from .._api.subset import Subset
+from .._geometry.quantization import coarser, is_recoded
+from .._native.codes import Codes
 from .._runtime.fork import Lock
 from .._runtime.threads import Work
 from .._runtime.types import FloatArray, IdArray, IndexArray
 from .._search.exact import ExactSearch
 from .._store.points import Points, PointStore
-from .build import build
+from .build import build, of_other_codes
 from .engine import HELD_OUT, Engine
 
 # To measure anew: `python -m comparisons run --suite dynamic`.
@@ -106,6 +108,8 @@ class Upkeep:
         if Upkeep.room(version, len(points.rows)) < 0:
             return None
         engine = version.engine
+        if is_recoded(engine.X, points.rows):  # all are a little elsewhere
+            return None
         if engine.X.base is not points.rows.base:  # rows have moved: the array before is the caller's or memory to free
             engine = engine.on(points.rows[: version.n_indexed])
         return Version(
@@ -139,7 +143,7 @@ class Upkeep:
         surprise = float(new)
         ranker = engine.ranker
         if ranker is not None:
-            embedding = ranker.embedding.with_rows(points.rows)
+            embedding = ranker.embedding.with_rows(points.rows, points.absmax)
             if embedding is None:
                 surprise = np.inf  # what the structure stands on has changed
                 ranker = None
@@ -149,6 +153,8 @@ class Upkeep:
                 if gone is not None and len(gone):
                     ranker = ranker.without_rows(gone)
         unmeasured = version.unmeasured + surprise  # where points come, cells fill up, whatever goes elsewhere
+        # Coarser codes lose true neighbours, as if there were more points between which to choose.
+        unmeasured += min(coarser(engine.X, points.rows), _MEASURE_AGAIN) * version.measured
         engine = replace(
             engine, exact=exact, ranker=ranker, live=_live(points, n), known=_UNKNOWN, lock=Lock(),
             calibrations=dict(engine.calibrations), growth=1.0 + unmeasured / max(version.measured, 1),
@@ -186,6 +192,8 @@ class Upkeep:
             engine, held_out=held_out, held_out_absmax=absmax, held_out_ids=ids, calibrations={}, growth=1.0,
             known=_UNKNOWN, lock=Lock(),
         )  # fmt: skip
+        if isinstance(engine.X, Codes):
+            engine.ceilings = engine.measure_ceilings(of_other_codes(engine), work)
         engine.settle(work)
         return engine
 

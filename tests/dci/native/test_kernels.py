@@ -6,6 +6,7 @@ import pytest
 from dci._geometry.kmeans import center_panels
 from dci._native import cell_search as native_cell_search
 from dci._native import cells as native_cells
+from dci._native import codes as native_codes
 from dci._native import exact_scan as native_exact_scan
 from dci._native import kernels as native_kernels
 from dci._native import rescore as native_rescore
@@ -57,6 +58,37 @@ def test_extra_coordinate_comes_last_and_is_centred():
     rows = native_rows.Rows(data, 2.0, extra=extra, center=center)
     expected = np.column_stack([2.0 * data, extra]) - center
     np.testing.assert_allclose(native_rows.prepared(rows, all_ids(5)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [*DIMS, 255, 256, 257, 600])
+def test_codes_are_decoded_to_the_bit_as_by_the_serial_kernels(dim, simd):
+    rng = np.random.default_rng(dim)
+    halves = (rng.standard_normal((5, dim)) * np.exp(rng.uniform(-12, 9, (5, dim)))).astype(np.float16)
+    every = np.resize(np.arange(1 << 16, dtype=np.uint16).view(np.float16), (-(-(1 << 16) // dim), dim))
+    codes = rng.integers(-128, 128, (5, dim)).astype(np.int8)
+    steps, offsets = np.abs(normal(dim)) * np.float32(0.01), normal(dim, seed=1)
+    scale = np.array([2.0**-20], np.float32)
+    kinds = [native_codes.Codes(halves, scale), native_codes.Codes(every, scale),
+             native_codes.Codes(codes, steps, offsets)]  # fmt: skip
+    for rows in kinds:
+        ids = all_ids(len(rows))
+        found = rows[ids]
+        with np.errstate(invalid="ignore"):  # some halves are signalling NaN
+            exact = rows.array.astype(np.float64) * rows.steps + (0.0 if rows.offsets is None else offsets)
+        np.testing.assert_allclose(found, exact, rtol=2e-7, atol=1e-9)
+        native_kernels.use_simd("serial")
+        np.testing.assert_array_equal(found, rows[ids])
+        native_kernels.use_simd(simd)
+        prepared = native_rows.prepared(native_rows.Rows(rows, 0.5, center=offsets), ids)
+        plain = native_rows.prepared(native_rows.Rows(found, 0.5, center=offsets), ids)
+        np.testing.assert_allclose(prepared, plain, rtol=1e-6, atol=1e-6)
+
+
+def test_bytes_are_the_nearest_within_their_range():
+    rows = np.array([[0.24, -9.0, 1.0], [0.26, 9.0, 2.0]], np.float32)
+    out = np.empty((2, 3), np.int8)
+    native_codes.encode_bytes(rows, np.array([0.5, 0.01, 0], np.float32), np.array([0, 0, 1], np.float32), out)
+    np.testing.assert_array_equal(out, [[0, -127, 0], [1, 127, 0]])
 
 
 @pytest.mark.parametrize("dim", DIMS)
