@@ -138,7 +138,7 @@ class DurableDCI(DCI):
         Those that wait for their place in the structure wait together, so that it is renewed when it was before.
         """
         waiting: list[Arrays] = []
-        room = 0
+        room = count = 0
 
         def add() -> None:
             if len(waiting) == 1:
@@ -153,30 +153,27 @@ class DurableDCI(DCI):
                     f"journal: expected operations 1 to {len(_OPERATIONS)}, received {record.operation}"
                 )
             name = _OPERATIONS[record.operation - 1]
-            if name != "add":
-                add()
-                self._apply(name, record.arrays, record.meta)
-                continue
-            if not self._holds(record.arrays):
+            if name != "add" or not self._stays(record.arrays, count if waiting else 0):
                 add()
                 self._apply(name, record.arrays, record.meta)
                 continue
             if not waiting:
                 room = 0 if self._version is None else Upkeep.room(self._version, len(self._version.points.rows))
+                count = 0
             waiting.append(record.arrays)
-            room -= np.size(record.arrays.get("ids", ()))
-            if room < 0:
+            count += np.size(record.arrays.get("ids", ()))
+            if count > room:
                 add()
         add()
 
-    def _holds(self, arrays: Arrays) -> bool:
-        """Whether points are within the range of those that are there; others have all of them written anew."""
+    def _stays(self, arrays: Arrays, n_waiting: int) -> bool:
+        """Whether points can be kept as those that are there; else all are written anew, and that call stands alone."""
         kept = None if self._version is None else self._version.points.rows
         if not isinstance(kept, Codes):
             return True
         rows = arrays.get("points")
         fits = rows is not None and rows.dtype == np.float32 and rows.shape == (len(rows), kept.shape[1])
-        return len(kept) > 0 and fits and Coding.of(kept).holds(cast(FloatArray, rows))
+        return fits and Coding.of(kept).stays(len(kept) + n_waiting, cast(FloatArray, rows))
 
     def _apply(self, name: str, arrays: Arrays, meta: Mapping[str, Any]) -> None:
         try:

@@ -1,13 +1,13 @@
 """Points in fewer bytes: as float16 or int8, and what these numbers are multiples of.
 
 float16 numbers are multiples of one power of two, so that points of any magnitude keep 11 binary digits. int8 numbers
-are multiples of a step of their coordinate, beside an offset. A coding never cuts numbers off: rows beyond its range
-need another one, with room for more of the kind, in which all rows are written anew.
+are multiples of a step of their coordinate and of a factor of their point, beside an offset of the coordinate: what
+lies farther from the offsets has coarser steps, and nothing else has. Nothing is cut off: for points beyond the range
+all steps are made larger, and the factors of the others smaller.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,17 @@ from .._runtime.types import DoubleArray, FloatArray, IdArray
 Matrix = FloatArray | Codes  # (n, d) float32, or read as such
 Stored = npt.NDArray[Any]  # float32, float16 or int8
 
-_FLOAT32 = float(np.finfo(np.float32).max)
 _FLOAT16 = 65504.0
-_BYTE = 127
 _HALF_EXPONENT = 14  # the largest number is written as up to 2^14: there is room for others four times as large
 _LEAST_EXPONENT, _MOST_EXPONENT = -126, 114  # of a step of float16: its largest multiple is a float32, and 1 / step
-_ROOM = 1.25  # times the range that is needed, for a coordinate that has left its own …
-_SPARE = 1 / 8  # … or would be left with less than this share of it to spare
+_BYTE = 127
+_FACTOR = 1.87  # the largest, 1.875, but for rounding …
+_FIRST_FACTOR = 0.25  # … and that of the farthest point at first: there is room for others seven times as far
+_SMALLEST_CODE = 127  # stands for the smallest factor but seven, about 2^-15; eight codes more are half the factor
+_LEAST_SPREAD = 0.25  # of a coordinate, in spreads of them all: what points to come may need
+_SAMPLE = 1 << 16  # points that spreads are measured on
+_FEW = 1024  # points that say too little of those to come
+_NORMAL = 2.0**-100  # products of such steps have all of their digits
 _OTHER = 1.13  # steps of another coding of equal points: about as coarse, and errors that have no part in the first
 _BLOCK = 1 << 18  # numbers that are written at once
 
@@ -54,94 +58,89 @@ class Coding:
 
     @classmethod
     def fitted(cls, dtype: npt.DTypeLike, rows: FloatArray) -> "Coding":
-        """Return the finest coding that holds these rows."""
+        """Return a coding for rows like these."""
         kind = np.dtype(dtype)
         if kind == np.float32:
             return cls(kind)
         if kind == np.float16:
             return cls(kind, _half_step(largest(rows)))
-        if len(rows) == 0:
-            return cls(kind, *_steps(np.zeros(rows.shape[1]), np.zeros(rows.shape[1])))
-        return cls(kind, *_steps(*_range(rows)))
+        return cls(kind, *_steps(rows))
 
-    @cached_property
-    def reach(self) -> tuple[DoubleArray, DoubleArray]:
-        """The lowest and the highest number of each coordinate, for int8."""
-        assert self.steps is not None and self.offsets is not None  # noqa: S101, PT018 - for the type checker
-        offsets, reach = self.offsets.astype(np.float64), _BYTE * self.steps.astype(np.float64)
-        return offsets - reach, offsets + reach
-
-    def holds(self, rows: FloatArray) -> bool:
-        """Whether rows are within the range."""
+    def stays(self, n: int, rows: FloatArray) -> bool:
+        """Whether n rows that are kept in this coding, and these behind them, can be kept in it together."""
         if self.steps is None or len(rows) == 0:
             return True
         if self.offsets is None:
-            return largest(rows) <= _FLOAT16 * float(self.steps[0])
-        (low, high), (least, most) = self.reach, _range(rows)
-        slack = 0.5 * self.steps
-        return bool(((least >= low - slack) & (most <= high + slack)).all())
+            return n > 0 and largest(rows) <= _FLOAT16 * float(self.steps[0])
+        return n > 0 and not n < _FEW <= n + len(rows) and _farthest(rows, self.steps, self.offsets) <= _FACTOR
 
     def including(self, kept: Matrix, rows: FloatArray) -> "Coding":
-        """Return a coding of rows that are kept in this one and of others; this one, if it holds them."""
-        if self.steps is None or (len(kept) and self.holds(rows)):
+        """Return a coding of rows that are kept in this one and of others behind them; this one, if it stays."""
+        n = len(kept)
+        if self.steps is None or self.stays(n, rows):
             return self
-        if len(kept) == 0 or self.offsets is None or not isinstance(kept, Codes):
-            return Coding.fitted(self.dtype, rows)
-        steps, offsets = self.steps.astype(np.float64), self.offsets.astype(np.float64)
-        least, most = _range(rows)
-        least = np.minimum(least, offsets + steps * kept.array.min(axis=0))
-        most = np.maximum(most, offsets + steps * kept.array.max(axis=0))
-        spare = _SPARE * (most - least) / 2
-        low, high = self.reach
-        tight = (least - spare < low) | (most + spare > high)
-        wider = _steps(least, most, _ROOM)
-        mixed = [np.where(tight, new, old) for new, old in zip(wider, (self.steps, self.offsets), strict=True)]
-        return Coding(self.dtype, *mixed)
+        if n == 0 or self.offsets is None:
+            return Coding.fitted(self.dtype, rows)  # the numbers of float16 are no larger in `kept`
+        if n < _FEW <= n + len(rows):
+            return Coding.fitted(self.dtype, np.concatenate([kept[np.arange(n)], rows]))
+        ratio = _farthest(rows, self.steps, self.offsets) / _FIRST_FACTOR
+        return Coding(self.dtype, self.steps * np.float32(2.0 ** np.ceil(np.log2(ratio))), self.offsets)
 
-    def absmax(self, largest: float) -> float:
-        """Bound the magnitudes of rows as they are read, whose own are at most `largest`."""
-        if self.steps is None:
-            return largest
-        if self.offsets is None:
-            step = float(self.steps[0])
-            return float(np.float16(largest / step)) * step
-        bound = float(_bounds(self.steps, self.offsets).max(initial=0.0))
-        rounded = np.float32(bound)  # up, as rows may be when they are read
-        return float(rounded if rounded >= bound else np.nextafter(rounded, np.float32(np.inf)))
+    def empty(self, n: int, dim: int) -> Stored:
+        """Return room for so many rows."""
+        return np.empty((n, dim + (self.offsets is not None)), self.dtype)
 
     def matrix(self, array: Stored) -> Matrix:
         """Return the matrix of an array that `write` has filled."""
-        if self.steps is None:
-            return array
-        return Codes(array, self.steps, self.offsets)
+        return array if self.steps is None else Codes(array, self.steps, self.offsets)
 
-    def write(self, rows: Matrix, out: Stored) -> None:
-        """Write rows as the nearest numbers that there are."""
+    def write(self, rows: Matrix, out: Stored) -> float:
+        """Write rows as the nearest numbers that there are; return the largest magnitude that this may have made."""
+        if self.steps is None and not isinstance(rows, Codes):
+            out[:] = rows
+            return 0.0
         if isinstance(rows, Codes) and rows.steps is self.steps:
             out[:] = rows.array
-        elif self.steps is None and not isinstance(rows, Codes):
-            out[:] = rows
-        else:
-            n, dim = rows.shape
-            step = max(1, _BLOCK // max(dim, 1))
-            for start in range(0, n, step):
-                part = np.arange(start, min(n, start + step))
-                self._write(rows[part], out[part[0] : part[-1] + 1])
+            return 0.0
+        if isinstance(rows, Codes) and self.offsets is not None and rows.offsets is self.offsets:
+            return self._write_scaled(rows, out)
+        n, dim = rows.shape
+        step = max(1, _BLOCK // max(dim, 1))
+        made = 0.0
+        for start in range(0, n, step):
+            part = np.arange(start, min(n, start + step))
+            made = max(made, self._write(rows[part], out[part[0] : part[-1] + 1]))
+        return made
 
-    def _write(self, rows: FloatArray, out: Stored) -> None:
+    def _write(self, rows: FloatArray, out: Stored) -> float:
         assert self.steps is not None  # noqa: S101 - for the type checker
-        if self.offsets is None:
-            out[:] = rows * np.float32(1.0 / float(self.steps[0]))
-        else:
-            encode_bytes(rows, self.steps, self.offsets, out)
+        if self.offsets is not None:
+            return encode_bytes(rows, self.steps, self.offsets, out)
+        out[:] = rows * np.float32(1.0 / float(self.steps[0]))
+        return float(np.abs(out).max(initial=0.0)) * float(self.steps[0])
 
-    def encoded(self, rows: Matrix) -> Matrix:
-        """Return rows in this coding; those of float32 as they are."""
-        if self.steps is None and not isinstance(rows, Codes):
-            return rows
-        out = np.empty(rows.shape, self.dtype)
-        self.write(rows, out)
-        return self.matrix(out)
+    def _write_scaled(self, rows: Codes, out: Stored) -> float:
+        """Write rows whose steps have been a power of two smaller: their numbers stay, their factors shrink."""
+        assert self.steps is not None and self.offsets is not None  # noqa: S101, PT018 - for the type checker
+        out[:] = rows.array
+        shift = 8 * round(float(np.log2(float(self.steps[0]) / float(rows.steps[0]))))
+        factors = out[:, -1].astype(np.int64) + shift
+        small = np.flatnonzero(factors > _SMALLEST_CODE)
+        out[:, -1] = np.minimum(factors, _SMALLEST_CODE)
+        if len(small) == 0:
+            return 0.0
+        rounded = self.empty(len(small), rows.shape[1])
+        made = encode_bytes(rows[small], self.steps, self.offsets, rounded)
+        out[small] = rounded
+        return made
+
+    def encoded(self, rows: FloatArray) -> tuple[Matrix, float]:
+        """Return rows in this coding, those of float32 as they are, and what `write` does."""
+        if self.steps is None:
+            return rows, 0.0
+        out = self.empty(*rows.shape)
+        made = self.write(rows, out)
+        return self.matrix(out), made
 
 
 def store_of(rows: Matrix) -> str:
@@ -161,43 +160,41 @@ def is_recoded(before: Matrix, after: Matrix) -> bool:
     return isinstance(before, Codes) and isinstance(after, Codes) and before.steps is not after.steps
 
 
-def is_within(array: npt.NDArray[Any], steps: FloatArray, offsets: FloatArray | None, absmax: float) -> bool:
+def is_within(rows: Codes, absmax: float) -> bool:
     """Whether rows, as they are read, are finite and of magnitudes up to `absmax`."""
+    step = max(1, _BLOCK // max(rows.shape[1], 1))
+    for start in range(0, len(rows), step):
+        part = rows[np.arange(start, min(len(rows), start + step))]
+        if not np.abs(part).max(initial=0.0) <= absmax:  # nor is NaN
+            return False
+    return True
+
+
+def are_steps(steps: FloatArray, offsets: FloatArray | None) -> bool:
+    """Whether steps of finite numbers can be those of a coding."""
     if offsets is not None:
-        bound = _bounds(steps, offsets).max(initial=0.0)
-        return bool((steps >= 0).all() and bound <= absmax and array.min(initial=0) >= -_BYTE)
-    if not 2.0**_LEAST_EXPONENT <= float(steps[0]) <= 2.0**_MOST_EXPONENT:
-        return False
-    bits = int((array.view(np.uint16) & 0x7FFF).max(initial=0))
-    return bits < 0x7C00 and float(np.uint16(bits).view(np.float16)) * float(steps[0]) <= absmax
+        return bool((steps > 0).all())
+    return bool(2.0**_LEAST_EXPONENT <= steps[0] <= 2.0**_MOST_EXPONENT)
 
 
-def coarser(before: Matrix, after: Matrix) -> float:
-    """Return by what share of themselves the squared errors of int8 have grown as rows were recoded."""
-    if not is_recoded(before, after) or Coding.of(after).offsets is None:
-        return 0.0
-    energies = [float(np.square(Coding.of(rows).steps, dtype=np.float64).sum()) for rows in (before, after)]
-    return energies[1] / energies[0] - 1.0 if energies[0] else np.inf
-
-
-def coded_again(rows: Codes) -> Matrix:
+def coded_again(rows: Codes) -> Codes:
     """Return rows in another coding that is about as coarse: they stand to it as points to their own coding."""
-    return Coding(rows.array.dtype, rows.steps * np.float32(_OTHER), rows.offsets).encoded(rows)
+    steps = rows.steps * np.float32(_OTHER)
+    if rows.offsets is None:
+        halves = np.empty_like(rows.array)
+        Coding(halves.dtype, steps).write(rows, halves)
+        return Codes(halves, steps)
+    out = cast(npt.NDArray[np.int8], rows.array.copy())  # the factors stay
+    step = max(1, _BLOCK // max(rows.shape[1], 1))
+    for start in range(0, len(rows), step):
+        part = np.arange(start, min(len(rows), start + step))
+        encode_bytes(rows[part], steps, rows.offsets, out[part[0] : part[-1] + 1], True)
+    return Codes(out, steps, rows.offsets)
 
 
 def largest(rows: FloatArray) -> float:
     """Largest magnitude, 0 without any."""
     return max(-float(rows.min(initial=0.0)), float(rows.max(initial=0.0)))
-
-
-def _bounds(steps: FloatArray, offsets: FloatArray) -> DoubleArray:
-    """Largest magnitudes of coordinates of int8."""
-    bounds: DoubleArray = np.abs(offsets.astype(np.float64)) + _BYTE * steps.astype(np.float64)
-    return bounds
-
-
-def _range(rows: FloatArray) -> tuple[DoubleArray, DoubleArray]:
-    return rows.min(axis=0).astype(np.float64), rows.max(axis=0).astype(np.float64)
 
 
 def _half_step(absmax: float) -> FloatArray:
@@ -206,12 +203,29 @@ def _half_step(absmax: float) -> FloatArray:
     return np.array([2.0 ** min(max(exponent, _LEAST_EXPONENT), _MOST_EXPONENT)], np.float32)
 
 
-def _steps(low: DoubleArray, high: DoubleArray, room: float = 1.0) -> tuple[FloatArray, FloatArray]:
-    """Return steps and offsets of int8 numbers from `low` to `high`, and beyond by a factor of the range."""
-    offsets = ((low + high) / 2).astype(np.float32)
-    middle = offsets.astype(np.float64)
-    wanted = room * np.maximum(high - middle, middle - low) / _BYTE
-    steps = wanted.astype(np.float32)
-    steps = np.where(steps < wanted, np.nextafter(steps, np.float32(np.inf)), steps)
-    most = np.nextafter(((_FLOAT32 - np.abs(middle)) / _BYTE).astype(np.float32), np.float32(0.0))  # that stay finite
-    return np.minimum(steps, most), offsets
+def _steps(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return steps and offsets of int8 numbers: multiples of the coordinates' spreads, and their means."""
+    n, dim = rows.shape
+    if n == 0:
+        return np.ones(dim, np.float32), np.zeros(dim, np.float32)
+    sample = rows[np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64)].astype(np.float64)
+    offsets = sample.mean(axis=0).astype(np.float32)
+    constant = rows.min(axis=0) == rows.max(axis=0)
+    offsets[constant] = rows[0, constant]
+    spread = sample.std(axis=0)
+    spread = np.maximum(spread, _LEAST_SPREAD * np.sqrt(np.square(spread).mean()))
+    if not spread.all():
+        spread = np.ones(dim)
+    smallest, finite = np.finfo(np.float32).smallest_subnormal, float(np.finfo(np.float32).max)
+    farthest = _farthest(rows, spread, offsets)
+    unit = farthest / _FIRST_FACTOR if farthest else 1.0
+    steps = np.clip(spread * unit, smallest, finite / 2).astype(np.float32)
+    bits = steps.view(np.uint32)
+    bits[steps >= _NORMAL] &= ~np.uint32(15)  # so that a product with a factor, of four bits, is exact
+    return steps, offsets
+
+
+def _farthest(rows: FloatArray, steps: FloatArray | DoubleArray, offsets: FloatArray) -> float:
+    """Return the largest factor that these rows need."""
+    low, high = (offsets - edge.astype(np.float64) for edge in (rows.max(axis=0), rows.min(axis=0)))
+    return float((np.maximum(-low, high) / (_BYTE * steps.astype(np.float64))).max(initial=0.0))

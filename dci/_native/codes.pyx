@@ -2,13 +2,17 @@
 import numpy as np
 
 from cython cimport final
-from libc.math cimport rint
-from libc.stdint cimport int8_t, uint16_t
+from libc.float cimport FLT_MAX
+from libc.math cimport ceil, fabs, frexp, ldexp, rint
+from libc.stdint cimport int8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
 
 from .kernels cimport table
 
 cdef enum:
     LINE = 64  # bytes of a cache line
+    MAX_LINES = 16  # of a row fetched ahead; from there the processor goes on
+    MOST = 127  # of a byte
 
 cdef extern from *:
     void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
@@ -22,19 +26,20 @@ cdef class Codes:
 
     Parameters
     ----------
-    array : (n, d) float16 or int8
-        Not copied.
+    array : (n, d) float16 or (n, d + 1) int8
+        Not copied. The last byte of a row stands for the row's factor.
     steps : (1,) float32 for float16, (d,) for int8
-        What the numbers are multiples of.
+        What the numbers are multiples of, for int8 times the factor.
     offsets : (d,) float32, for int8 only
         Added to these multiples, which is rounded once.
     """
 
     def __init__(self, array, steps, offsets=None):
         self.array, self.steps, self.offsets = array, steps, offsets
-        self.shape = array.shape
         self.step = steps
         self.halved = offsets is None
+        self.shape = len(array), array.shape[1] - (not self.halved)
+        self.lines = min(<Py_ssize_t>MAX_LINES, array.shape[1] * array.itemsize // LINE + 2)
         if self.halved:
             self.halves = array.view(np.uint16)
         else:
@@ -46,16 +51,15 @@ cdef class Codes:
     def __getitem__(self, key):
         if isinstance(key, slice):
             return Codes(self.array[key], self.steps, self.offsets)
-        rows = np.ascontiguousarray(self.array[key])
-        out = np.empty(rows.shape, np.float32)
-        if out.size == 0:
-            return out
-        cdef float[:, ::1] view = out.reshape(-1, self.shape[1])
-        cdef Codes chosen = Codes(rows.reshape(-1, self.shape[1]), self.steps, self.offsets)
-        cdef Py_ssize_t i
-        with nogil:
-            for i in range(view.shape[0]):
-                chosen.decode(i, 0, view.shape[1], &view[i, 0])
+        array = np.ascontiguousarray(self.array[key])
+        cdef Codes chosen = Codes(array, self.steps, self.offsets)
+        cdef Py_ssize_t i, dim = self.shape[1]
+        out = np.empty(chosen.shape, np.float32)
+        cdef float[:, ::1] view = out
+        if out.size:
+            with nogil:
+                for i in range(view.shape[0]):
+                    chosen.decode(i, 0, dim, &view[i, 0])
         return out
 
     @property
@@ -73,36 +77,91 @@ cdef class Codes:
         if self.halved:
             table().decode_halves(&self.halves[i, first], count, self.step[0], out)
         else:
-            table().decode_bytes(&self.bytes[i, first], count, &self.step[first], &self.offset[first], out)
+            table().decode_bytes(&self.bytes[i, first], count, factor_of(self.bytes[i, self.bytes.shape[1] - 1]),
+                                 &self.step[first], &self.offset[first], out)
 
-    cdef void fetch(self, Py_ssize_t i, Py_ssize_t lines) noexcept nogil:
-        """Prefetch the first so many cache lines of a row, including the one that its end may be in."""
-        cdef Py_ssize_t dim, line
-        if self.halved:
-            dim = self.halves.shape[1]
-            for line in range(min(lines, dim * 2 // LINE + 1)):
-                prefetch(&self.halves[i, min(line * LINE // 2, dim - 1)])
-        else:
-            dim = self.bytes.shape[1]
-            for line in range(min(lines, dim // LINE + 1)):
-                prefetch(&self.bytes[i, min(line * LINE, dim - 1)])
+    cdef void fetch(self, Py_ssize_t i) noexcept nogil:
+        """Prefetch the first cache lines of a row, including the one that its end is in."""
+        cdef Py_ssize_t line
+        for line in range(self.lines):
+            if self.halved:
+                prefetch(&self.halves[i, min(line * LINE // 2, self.halves.shape[1] - 1)])
+            else:
+                prefetch(&self.bytes[i, min(line * LINE, self.bytes.shape[1] - 1)])
 
 
-def encode_bytes(const float[:, ::1] rows, const float[::1] steps, const float[::1] offsets, int8_t[:, ::1] out):
-    """The nearest codes within [-127, 127] of rows, to `out`.
+cdef float factor_of(int8_t code) noexcept nogil:
+    """From 2^-15, for 120, to 1.875, for 7: (1 + c / 8) / 2^e for e * 8 + c."""
+    cdef uint32_t bits = <uint32_t>(127 - (code >> 3)) << 23 | <uint32_t>(code & 7) << 20
+    cdef float factor
+    memcpy(&factor, &bits, sizeof(factor))
+    return factor
+
+
+cdef int8_t code_of(double factor) noexcept nogil:
+    """The least factor that is no less, of those up to 1.875."""
+    cdef int exponent, eighths
+    if not factor > ldexp(1, -15):
+        return 120
+    if factor > 1.875:
+        return 7
+    eighths = <int>ceil((frexp(factor, &exponent) * 2 - 1) * 8)  # factor = (1 + eighths / 8) * 2^(exponent - 1)
+    return <int8_t>((1 - exponent) * 8 + (eighths if eighths < 8 else -8))
+
+
+cdef int8_t next_code(int8_t code) noexcept nogil:
+    """The next larger factor."""
+    return code + 1 if code & 7 < 7 else code - 15
+
+
+def encode_bytes(const float[:, ::1] rows, const float[::1] steps, const float[::1] offsets, int8_t[:, ::1] out,
+                 bint with_factors=False):
+    """Rows as bytes, each with the least factor that is enough, to `out`.
 
     Parameters
     ----------
     rows : (n, d) float32, finite
     steps, offsets : (d,) float32
-    out : (n, d) int8, written
-        0 where the step is 0.
+        Numbers are at most 127 * 1.875 steps away from the offset.
+    out : (n, d + 1) int8, written
+    with_factors : bool
+        Use the factors that are there already.
+
+    Returns
+    -------
+    float
+        At least the largest magnitude of what will be read.
     """
-    cdef double[::1] inverse = np.zeros(steps.shape[0])
-    cdef Py_ssize_t i, k
-    for k in range(steps.shape[0]):
-        inverse[k] = 1 / <double>steps[k] if steps[k] > 0 else 0
+    cdef Py_ssize_t i, k, dim = rows.shape[1]
+    cdef double gap, scale, number, needed, largest = 0
+    cdef const float *row
+    cdef int8_t factor
+    cdef double[::1] inverse = 1 / np.asarray(steps, np.float64)
+    if dim == 0:
+        return 0.0
     with nogil:
         for i in range(rows.shape[0]):
-            for k in range(rows.shape[1]):
-                out[i, k] = <int8_t>min(max(rint((<double>rows[i, k] - offsets[k]) * inverse[k]), -127.0), 127.0)
+            row = &rows[i, 0]
+            factor = out[i, dim]
+            if not with_factors:
+                needed = 0
+                for k in range(dim):
+                    needed = max(needed, fabs(<double>row[k] - offsets[k]) * inverse[k])
+                factor = code_of(needed / MOST)
+            k = 0
+            while k < dim:
+                scale = <float>(factor_of(factor) * steps[k])  # as it is read
+                gap = <double>row[k] - offsets[k]
+                number = rint(gap / scale) if scale > 0 else (0 if gap == 0 else 2 * MOST)
+                if fabs(number) > MOST and factor >= 0 and factor != 7:  # steps of so few bits that their product is less
+                    factor, k = next_code(factor), 0
+                    continue
+                if not fabs(number) <= MOST:  # nor is NaN
+                    number = MOST if number > 0 else -MOST
+                if fabs(offsets[k] + number * scale) > FLT_MAX:  # where the point is less than half a step from it
+                    number -= 1 if number > 0 else -1
+                largest = max(largest, fabs(offsets[k] + number * scale))
+                out[i, k] = <int8_t>number
+                k += 1
+            out[i, dim] = factor
+    return float(np.nextafter(np.float32(largest), np.float32(np.inf))) if 0 < largest < FLT_MAX else largest

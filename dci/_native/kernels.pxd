@@ -34,8 +34,8 @@ cdef extern from "csrc/kernels.h" nogil:
         void (*prepare)(const float *row, Py_ssize_t dim, float scale, const float *center,
                         float *out) noexcept nogil
         void (*decode_halves)(const uint16_t *halves, Py_ssize_t dim, float step, float *out) noexcept nogil
-        void (*decode_bytes)(const int8_t *codes, Py_ssize_t dim, const float *steps, const float *offsets,
-                             float *out) noexcept nogil
+        void (*decode_bytes)(const int8_t *codes, Py_ssize_t dim, float factor, const float *steps,
+                             const float *offsets, float *out) noexcept nogil
         void (*transpose)(const float *rows, Py_ssize_t stride, Py_ssize_t dim,
                           float *panel) noexcept nogil
         float (*norm2)(const float *row, Py_ssize_t dim) noexcept nogil

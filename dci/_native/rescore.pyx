@@ -86,8 +86,9 @@ cdef class TrueDistances:
             self.X = X
         self.dim = X.shape[1]
         self.metric, self.absmax = metric, absmax
-        cdef Py_ssize_t row_bytes = self.dim * (X.array.itemsize if self.coded else 4)
-        self.lines = max(<Py_ssize_t>1, min(<Py_ssize_t>MAX_LINES, (row_bytes + 63) // 64))
+        self.lines = max(<Py_ssize_t>1, min(<Py_ssize_t>MAX_LINES, (self.dim * 4 + 63) // 64))
+        if self.coded:
+            self.lines = self.codes.lines
 
     cdef const float *row(self, Py_ssize_t i, float *room) noexcept nogil:
         if not self.coded:
@@ -98,7 +99,7 @@ cdef class TrueDistances:
     cdef void fetch(self, Py_ssize_t i) noexcept nogil:
         cdef Py_ssize_t line
         if self.coded:
-            self.codes.fetch(i, self.lines)
+            self.codes.fetch(i)
             return
         for line in range(self.lines):
             prefetch(&self.X[i, 0] + line * 16)

@@ -54,7 +54,7 @@ cdef class Rows:
         self.size, self.dim = data.shape
         self.width = self.dim + (extra is not None)
         self.center = np.zeros(self.width, np.float32) if center is None else center
-        self.lines = min(<Py_ssize_t>MAX_LINES, self.dim * (data.array.itemsize if self.coded else 4) // 64 + 1)
+        self.lines = self.codes.lines if self.coded else min(<Py_ssize_t>MAX_LINES, self.dim // 16 + 1)
 
     cdef const float *row(self, Py_ssize_t i, float *room) noexcept nogil:
         """A row as it is: neither scaled nor centred. Codes are decoded into `room`, of d floats."""
@@ -84,7 +84,7 @@ cdef class Rows:
         """Prefetch the first cache lines of a row, including the one that its end may be in."""
         cdef Py_ssize_t line
         if self.coded:
-            self.codes.fetch(i, self.lines)
+            self.codes.fetch(i)
             return
         for line in range(self.lines):
             prefetch(&self.data[i, min(line * 16, self.dim - 1)])

@@ -15,7 +15,7 @@ from .._api import validation as check
 from .._api.params import Params
 from .._api.subset import Subset
 from .._geometry.metric import MetricEmbedding
-from .._geometry.quantization import Coding, Matrix, is_within
+from .._geometry.quantization import Coding, Matrix, are_steps, is_within
 from .._native.cells import CellArrays, Cells
 from .._native.codes import Codes
 from .._native.kernels import LANES
@@ -254,14 +254,19 @@ def _decode_rows(read: Reader, absmax: float) -> Matrix:
             return read.matrix("points", (None, None), absmax=absmax)
         return read.array("points", np.float32, (None, None))
     array = read.array("points", kind, (None, None))
-    dim = array.shape[1]
+    dim = array.shape[1] - (kind == "int8")
+    if dim < 0:
+        raise read.error("points", "a column of factors", array.shape)
     steps = read.matrix("points.steps", (dim if kind == "int8" else 1,), most=_FLOAT32)
     offsets = read.needed("points.offsets", kind == "int8", (dim,))
     if offsets is not None:
         offsets = read.matrix("points.offsets", (dim,), most=_FLOAT32)
-    if not is_within(array if read.data else array[:0], steps, offsets, absmax):
-        raise read.error("points, points.steps", f"finite numbers up to {absmax}", "others")
-    return Codes(array, steps, offsets)
+    if not are_steps(steps, offsets):
+        raise read.error("points.steps", "positive numbers", "others")
+    rows = Codes(array, steps, offsets)
+    if read.data and not is_within(rows, absmax):
+        raise read.error("points", f"finite numbers up to {absmax}", "others")
+    return rows
 
 
 def _decode_engine(read: Reader, points: Points, n: int, params: Params) -> Engine:

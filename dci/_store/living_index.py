@@ -131,10 +131,11 @@ class LivingIndex:
         rng = check.check_random_state(self.random_state)
         n = len(X)
         coding = Coding.fitted(params.store, X)
-        points = Points.of(coding.encoded(X), coding.absmax(absmax))
+        kept, made = coding.encoded(X)
+        points = Points.of(kept, max(absmax, made))
         # Points pass twice: when they are assigned to cells and when they are copied there.
         with one_blas_thread(), Work(self._threads(), 2 * n, "fit", "points", self.verbose) as work:
-            engine = build(X, absmax, sample, params, rng, work, None if points.rows is X else points)
+            engine = build(X, absmax, sample, params, rng, work, None if kept is X else points)
             work.finish()
         if sample is not None:  # the caller's array may change, and only so many are looked at
             chosen = np.linspace(0, len(sample[0]) - 1, min(_KEPT_QUERIES, len(sample[0]))).astype(np.int64)

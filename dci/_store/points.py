@@ -147,8 +147,8 @@ class PointStore:
         if ids is None and self._ids is not None:  # maybe of a call that failed: it wants no gaps
             ids = np.arange(first, first + count, dtype=np.int64)
         coding = Coding.of(points.rows).including(points.rows, rows)
-        self._reserve(points, stop, coding, explicit=ids is not None)
-        coding.write(rows, self._rows[n:stop])
+        made = self._reserve(points, stop, coding, explicit=ids is not None)
+        made = max(made, coding.write(rows, self._rows[n:stop]))
         column, ascending, next_id = None, points.ascending, first + count
         if ids is not None and count:
             assert self._ids is not None  # noqa: S101 - reserved above
@@ -162,7 +162,7 @@ class PointStore:
         gone = points.gone
         if gone is not None:
             gone = self._longer(gone, stop)
-        kept, absmax = coding.matrix(self._rows[:stop]), coding.absmax(max(points.absmax, absmax))
+        kept, absmax = coding.matrix(self._rows[:stop]), max(points.absmax, absmax, made)
         return Points(kept, absmax, column, ascending, gone, points.n_live + count, next_id)
 
     def _longer(self, gone: BoolArray, stop: int) -> BoolArray:
@@ -192,16 +192,17 @@ class PointStore:
         store._owned = True
         return store, points
 
-    def _reserve(self, points: Points, stop: int, coding: Coding, explicit: bool) -> None:
-        """Make room for so many rows, in memory of our own."""
-        n = len(points.rows)
+    def _reserve(self, points: Points, stop: int, coding: Coding, explicit: bool) -> float:
+        """Make room for so many rows, in memory of our own; return what `Coding.write` does of those there are."""
+        n, made = len(points.rows), 0.0
         room = max(2 * stop, _LEAST_ROOM)  # what is not used yet takes no memory
         if not self._owned or len(self._rows) < stop or coding.steps is not self._coding.steps:
-            larger = np.empty((room, points.rows.shape[1]), coding.dtype)
-            coding.write(points.rows, larger[:n])
+            larger = coding.empty(room, points.rows.shape[1])
+            made = coding.write(points.rows, larger[:n])
             self._rows, self._coding, self._owned = larger, coding, True
         explicit = explicit or self._ids is not None
         if explicit and (self._ids is None or len(self._ids) < len(self._rows)):
             column = np.empty(len(self._rows), np.int64)
             column[:n] = np.arange(n) if points.ids is None else points.ids
             self._ids = column
+        return made

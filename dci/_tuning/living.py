@@ -14,7 +14,7 @@ import numpy as np
 
 from .._api.params import Params
 from .._api.subset import Subset
-from .._geometry.quantization import coarser, is_recoded
+from .._geometry.quantization import is_recoded
 from .._native.codes import Codes
 from .._runtime.fork import Lock
 from .._runtime.threads import Work
@@ -153,8 +153,6 @@ class Upkeep:
                 if gone is not None and len(gone):
                     ranker = ranker.without_rows(gone)
         unmeasured = version.unmeasured + surprise  # where points come, cells fill up, whatever goes elsewhere
-        # Coarser codes lose true neighbours, as if there were more points between which to choose.
-        unmeasured += min(coarser(engine.X, points.rows), _MEASURE_AGAIN) * version.measured
         engine = replace(
             engine, exact=exact, ranker=ranker, live=_live(points, n), known=_UNKNOWN, lock=Lock(),
             calibrations=dict(engine.calibrations), growth=1.0 + unmeasured / max(version.measured, 1),

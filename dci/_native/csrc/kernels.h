@@ -132,8 +132,9 @@ typedef struct {
     /* out[k] = step * halves[k], rounded once: for a step that is a power of two exact within the normal range. */
     void (*decode_halves)(const uint16_t *halves, ptrdiff_t dim, float step, float *out);
 
-    /* out[k] = offsets[k] + steps[k] * codes[k], rounded once, as fmaf does. */
-    void (*decode_bytes)(const int8_t *codes, ptrdiff_t dim, const float *steps, const float *offsets, float *out);
+    /* out[k] = offsets[k] + step * codes[k], rounded once, for step = factor * steps[k], rounded before. */
+    void (*decode_bytes)(const int8_t *codes, ptrdiff_t dim, float factor, const float *steps, const float *offsets,
+                         float *out);
 
     /* DCI_LANES rows, `stride` floats apart, as one panel. */
     void (*transpose)(const float *rows, ptrdiff_t stride, ptrdiff_t dim, float *panel);

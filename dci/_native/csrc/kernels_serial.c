@@ -82,8 +82,9 @@ static void decode_halves(const uint16_t *halves, ptrdiff_t dim, float step, flo
     for (ptrdiff_t k = 0; k < dim; k++) out[k] = step * dci_half_to_float(halves[k]);
 }
 
-static void decode_bytes(const int8_t *codes, ptrdiff_t dim, const float *steps, const float *offsets, float *out) {
-    for (ptrdiff_t k = 0; k < dim; k++) out[k] = fmaf(steps[k], codes[k], offsets[k]);
+static void decode_bytes(const int8_t *codes, ptrdiff_t dim, float factor, const float *steps, const float *offsets,
+                         float *out) {
+    for (ptrdiff_t k = 0; k < dim; k++) out[k] = fmaf(factor * steps[k], codes[k], offsets[k]);
 }
 
 static void transpose(const float *rows, ptrdiff_t stride, ptrdiff_t dim, float *panel) {

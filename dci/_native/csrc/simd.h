@@ -274,17 +274,33 @@ static void prepare(const float *row, ptrdiff_t dim, float scale, const float *c
     for (; k < dim; k++) out[k] = row[k] * scale - center[k];
 }
 
+INLINE vfloat decoded_halves(const uint16_t *halves, float step) { return load_halves(halves) * step; }
+INLINE vfloat decoded_bytes(const int8_t *codes, float factor, const float *steps, const float *offsets) {
+    return fused(load_bytes(codes), load(steps) * factor, load(offsets));
+}
+
 static void decode_halves(const uint16_t *halves, ptrdiff_t dim, float step, float *out) {
     ptrdiff_t k = 0;
-    for (; k + WIDTH <= dim; k += WIDTH) store(out + k, load_halves(halves + k) * step);
+    if (dim >= WIDTH) {
+        for (; k + WIDTH <= dim; k += WIDTH) store(out + k, decoded_halves(halves + k, step));
+        k = dim - WIDTH; /* the last register overlaps the one before */
+        store(out + k, decoded_halves(halves + k, step));
+        return;
+    }
     for (; k < dim; k++) out[k] = step * dci_half_to_float(halves[k]);
 }
 
-static void decode_bytes(const int8_t *codes, ptrdiff_t dim, const float *steps, const float *offsets, float *out) {
+static void decode_bytes(const int8_t *codes, ptrdiff_t dim, float factor, const float *steps, const float *offsets,
+                         float *out) {
     ptrdiff_t k = 0;
-    for (; k + WIDTH <= dim; k += WIDTH)
-        store(out + k, fused(load_bytes(codes + k), load(steps + k), load(offsets + k)));
-    for (; k < dim; k++) out[k] = fmaf(steps[k], codes[k], offsets[k]);
+    if (dim >= WIDTH) {
+        for (; k + WIDTH <= dim; k += WIDTH)
+            store(out + k, decoded_bytes(codes + k, factor, steps + k, offsets + k));
+        k = dim - WIDTH;
+        store(out + k, decoded_bytes(codes + k, factor, steps + k, offsets + k));
+        return;
+    }
+    for (; k < dim; k++) out[k] = fmaf(factor * steps[k], codes[k], offsets[k]);
 }
 
 typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));

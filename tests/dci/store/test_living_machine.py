@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import dci
 from dci._api.answers import Request
 from dci._tuning import living
+from tests.dci.store.test_codes import errors
 
 DIM = 5
 METRICS = ("l2", "ip", "cosine")
@@ -320,8 +321,8 @@ class RoundingMachine(LivingMachine):
 
     def check_rows(self, found, rows):
         kept = self.index._version.points.rows
-        steps = kept.steps if kept.offsets is not None else np.maximum(np.abs(rows) * 2.0**-10, kept.steps * 2.0**-24)
-        assert (np.abs(found - rows) <= 0.501 * steps + 1e-5 * np.abs(rows)).all()
+        order = self.index._version.store.find(self.index._version.points, np.array(list(self.model), np.int64))
+        assert (np.abs(found - rows) <= errors(kept)[order]).all()
         self.model = dict(zip(self.model, found, strict=True))
 
 
