@@ -4,7 +4,7 @@ import numpy as np
 from cython cimport final
 from libc.float cimport FLT_MAX
 from libc.math cimport ceil, fabs, frexp, ldexp, rint
-from libc.stdint cimport int8_t, uint16_t, uint32_t
+from libc.stdint cimport int8_t, uint32_t
 from libc.string cimport memcpy
 
 from .kernels cimport table

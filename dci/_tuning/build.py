@@ -118,6 +118,8 @@ def _coded(
         if len(engine.held_out) == 0:
             _hold_out(engine, queries, rng)
         engine.ceilings = engine.measure_ceilings(exact, work)
+    if engine.ranker is None:  # nothing more is measured
+        engine = replace(engine, held_out=np.empty((0, 0), np.float32), held_out_absmax=0.0, held_out_ids=None)
     if kept is None:
         return engine
     engine = replace(engine.on(kept.rows), exact=exact, known=np.empty((0, 0), np.int64))
