@@ -153,7 +153,7 @@ def encode_bytes(const float[:, ::1] rows, const float[::1] steps, const float[:
                 scale = <float>(factor_of(factor) * steps[k])  # as it is read
                 gap = <double>row[k] - offsets[k]
                 number = rint(gap / scale) if scale > 0 else (0 if gap == 0 else 2 * MOST)
-                if fabs(number) > MOST and factor >= 0 and factor != 7:  # steps of so few bits that their product is less
+                if fabs(number) > MOST and factor >= 0 and factor != 7:  # the steps have few bits
                     factor, k = next_code(factor), 0
                     continue
                 if not fabs(number) <= MOST:  # nor is NaN
