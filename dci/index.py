@@ -49,7 +49,8 @@ class DCI(LivingIndex):
     recall : float in (0, 1]
         Share of the true k nearest neighbours to find; 1.0, or 1, is exact.
     store : {"float32", "float16", "int8"}
-        What points are kept in: float16 takes half of the memory, int8 (steps of each coordinate) a quarter.
+        What points are kept in: float16 takes half of the memory, int8 (steps of each coordinate times a
+        factor of each point) a quarter.
         Candidates are compared in full as they are kept; `recall` counts true neighbours among the points as
         they were given.  Where rounding alone loses more than that, search is exact, and `stats_` says what is
         reached.
