@@ -32,6 +32,7 @@ MODULES = (
     "attention._native.kd_order",
     "attention._native.workspace",
     "dci._native.cells",
+    "dci._native.codes",
     "dci._native.exact_scan",
     "dci._native.rescore",
     "dci._native.rows",
@@ -43,7 +44,7 @@ OWNS_KERNELS = {"dci._native.kernels"}
 
 # Architecture (as platform tags end) -> instruction set -> flags of the files *_<instruction set>.c.
 X86_64 = {
-    "avx2": ["-mavx2", "-mfma"],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"],
 }
 ARM64 = {"neon": []}

@@ -18,6 +18,7 @@ _FILES = f"Files of vectors: {READABLE}. Exit codes: 0, 2 (arguments or files, o
 _EXAMPLES = {
     "fit": """
   python -m dci fit X.npy index.dci
+  python -m dci fit X.npy index.dci --store int8                 points at a quarter of their size
   python -m dci fit X.fvecs index.dci --recall 0.99 --metric cosine --queries Q.fvecs --verbose""",
     "query": """
   python -m dci query index.dci Q.npy -k 10 --out result.npz     arrays distances and ids
@@ -102,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
 def _structure(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--metric", default="l2", help="l2 (the default), ip or cosine")
     sub.add_argument("--recall", type=float, default=0.95, help="share of true neighbours to find, 0.95 if not given")
+    sub.add_argument("--store", default="float32", help="float32 (the default), float16 or int8, which takes a quarter")
     sub.add_argument("--seed", type=int, default=0, help="the same one gives the same index; 0 if not given")
     _running(sub)
 

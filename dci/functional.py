@@ -30,12 +30,12 @@ def knn(X: npt.ArrayLike, k: int = 10, **options: Any) -> Neighbors:
     """
     k = check.check_k(k)
     index = DCI(**options)
-    index.fit(X)
-    engine = index._fitted().engine
-    n = len(engine.X)
+    points, absmax = check.as_points(X, "X")
+    engine = index.fit(points)._fitted().engine
+    n = len(points)
     threads = check.check_num_threads(index.num_threads)
     own = np.arange(n, dtype=np.int32)
-    request = Request(engine.X, engine.exact.absmax, k, engine.params.recall, exclude=own)
+    request = Request(points, absmax, k, engine.params.recall, exclude=own)
     with Work(threads, n, "query", "queries", bool(index.verbose) and n >= LARGE) as work:
         return answer(engine, request, work)
 

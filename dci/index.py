@@ -47,6 +47,12 @@ class DCI(LivingIndex):
         n^(1 - 1 / n_levels) of them), and the points of the best ranked cells are ranked.
     recall : float in (0, 1]
         Share of the true k nearest neighbours to find; 1.0, or 1, is exact.
+    store : {"float32", "float16", "int8"}
+        What points are kept in: float16 takes half of the memory, int8 (steps of each coordinate times a
+        factor of each point) a quarter.
+        Candidates are compared in full as they are kept; `recall` counts true neighbours among the points as
+        they were given.  Where rounding alone loses more than that, search is exact, and `stats_` says what is
+        reached.
     random_state : int, numpy.random.Generator or None
         The same state gives the same answers, whatever the number of threads.
     num_threads : int or None
@@ -62,7 +68,7 @@ class DCI(LivingIndex):
 
     Notes
     -----
-    The index keeps the array it was fitted to, without a copy if that is C-contiguous float32: do
+    The index keeps the array it was fitted to, without a copy if that is C-contiguous float32 and `store` too: do
     not change it afterwards.  On top come about (m + 1) * L + 1 numbers of 4 bytes a point, half of that
     for fitted directions ranked by sum.  Fitting takes
     O(n m (d + n_cells)) plus exact answers to 256 held-out queries; `n` is limited to 2^31 - 1.
@@ -91,6 +97,7 @@ class DCI(LivingIndex):
         n_simple: int | str = "auto",
         n_levels: int | str = "auto",
         recall: float = 0.95,
+        store: str = "float32",
         random_state: int | np.random.Generator | None = None,
         num_threads: int | None = None,
         verbose: bool = False,
@@ -102,6 +109,7 @@ class DCI(LivingIndex):
         self.n_simple = n_simple
         self.n_levels = n_levels
         self.recall = recall
+        self.store = store
         self.random_state = random_state
         self.num_threads = num_threads
         self.verbose = verbose

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.random import Generator
 
+from ._geometry.quantization import Coding, stored
+from ._native.codes import Codes
 from ._runtime.mapped import scatter
 from ._runtime.types import FloatArray, IndexArray
 from ._store import codec, container
@@ -55,7 +57,7 @@ def _restore(index: DCI, path: AnyPath, mmap: bool) -> None:
     meta, sections = container.read(path, mmap=mmap)
     content = codec.decode(meta, sections, str(path), data=not mmap)
     if mmap and content.version is not None and content.version.engine.ranker is not None:
-        scatter(content.version.points.rows)  # candidates lie anywhere
+        scatter(stored(content.version.points.rows))  # candidates lie anywhere
     index._restore(content)
 
 
@@ -141,7 +143,7 @@ class DurableDCI(DCI):
         Those that wait for their place in the structure wait together, so that it is renewed when it was before.
         """
         waiting: list[Arrays] = []
-        room = 0
+        room = count = 0
 
         def add() -> None:
             if len(waiting) == 1:
@@ -156,17 +158,27 @@ class DurableDCI(DCI):
                     f"journal: expected operations 1 to {len(_OPERATIONS)}, received {record.operation}"
                 )
             name = _OPERATIONS[record.operation - 1]
-            if name != "add":
+            if name != "add" or not self._stays(record.arrays, count if waiting else 0):
                 add()
                 self._apply(name, record.arrays, record.meta)
                 continue
             if not waiting:
                 room = 0 if self._version is None else Upkeep.room(self._version, len(self._version.points.rows))
+                count = 0
             waiting.append(record.arrays)
-            room -= np.size(record.arrays.get("ids", ()))
-            if room < 0:
+            count += np.size(record.arrays.get("ids", ()))
+            if count > room:
                 add()
         add()
+
+    def _stays(self, arrays: Arrays, n_waiting: int) -> bool:
+        """Whether points can be kept as those that are there; else all are written anew, and that call stands alone."""
+        kept = None if self._version is None else self._version.points.rows
+        if not isinstance(kept, Codes):
+            return True
+        rows = arrays.get("points")
+        fits = rows is not None and rows.dtype == np.float32 and rows.shape == (len(rows), kept.shape[1])
+        return fits and Coding.of(kept).stays(len(kept) + n_waiting, cast(FloatArray, rows))
 
     def _apply(self, name: str, arrays: Arrays, meta: Mapping[str, Any]) -> None:
         try:
@@ -191,7 +203,7 @@ class DurableDCI(DCI):
 
     def _take_settings(self, meta: Mapping[str, Any], arrays: Arrays) -> None:
         """Take the parameters that a fit was called with; a generator goes on as it is."""
-        settings = dict(meta["settings"])
+        settings = {"store": "float32"} | meta["settings"]  # which older journals do not name
         if settings.get("directions") == "array":
             settings["directions"] = arrays["directions"]
         settings["random_state"] = decode_random_state(settings.get("random_state"))

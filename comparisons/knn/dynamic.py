@@ -32,6 +32,7 @@ SINGLE_SHARE = 50  # … and one of so many of much data, so that new points hav
 LEAST_READS = 200  # single queries, alone; more while points are added, as long as that takes
 TURNS = 3  # batches of queries a round: the index that changed and the one that was fitted take turns
 CONNECTIONS = {"M": 16}  # of the graph
+STORES = ("float32", "float16", "int8")  # what points are kept in
 
 
 class Changing:
@@ -58,7 +59,7 @@ class Changing:
         bench = self.bench
         bench.warm_up(DCI)
         for turn in range(repeats):
-            for part in (self.changes, self.one_by_one, self.churn, self.reads, self.files):
+            for part in (self.changes, self.one_by_one, self.churn, self.reads, self.stores, self.files):
                 key = f"round {turn} at {self.wanted}: {part.__name__}"
                 bench.step(suite, key, self.wanted, lambda part=part, turn=turn: list(part(turn)))
         if HNSWLib in self.rivals:
@@ -164,6 +165,16 @@ class Changing:
                 taken.append(time.perf_counter() - start)
         return taken
 
+    def stores(self, turn: int) -> Iterator[Row]:
+        """Keep points as float32, float16 and int8, which are fitted and asked in turns."""
+        fitted = {store: self._fit(self.there, turn, store) for store in np.roll(STORES, turn).tolist()}
+        answers = self._ask(self._there, [(index, 0) for index, _ in fitted.values()], TURNS)
+        for (store, (index, seconds)), answered in zip(fitted.items(), answers, strict=True):
+            more = {} if store == STORES[0] else {"beside": _kept_as(STORES[0])}
+            reachable = index.stats_.exact_recall_at_10
+            more |= {"memory": index.nbytes, "reachable": 1.0 if reachable is None else reachable}
+            yield _row(_kept_as(store), seconds, points=len(index), **more, **answered)
+
     def files(self, turn: int) -> Iterator[Row]:
         """Save and load, beside a plain file of as many bytes that is written and synced in the same directory.
 
@@ -193,11 +204,11 @@ class Changing:
 
     # ------------------------------------------------------------------------------------------------- its parts
 
-    def _index(self, turn: int) -> Any:
-        return DCI.load().DCI(recall=self.wanted, num_threads=self.bench.threads, random_state=turn)
+    def _index(self, turn: int, store: str = STORES[0]) -> Any:
+        return DCI.load().DCI(recall=self.wanted, store=store, num_threads=self.bench.threads, random_state=turn)
 
-    def _fit(self, points: np.ndarray, turn: int) -> tuple[Any, float]:
-        index = self._index(turn)
+    def _fit(self, points: np.ndarray, turn: int, store: str = STORES[0]) -> tuple[Any, float]:
+        index = self._index(turn, store)
         seconds, _ = self.bench.timed(lambda: index.fit(points))
         return index, seconds
 
@@ -233,6 +244,10 @@ class Changing:
         for row, seconds in zip(found, np.median(taken, axis=0), strict=True):
             row["query_seconds"] = [float(seconds)]
         return found
+
+
+def _kept_as(store: str) -> str:
+    return f"fit as {store}"
 
 
 def _row(operation: str, seconds: float, rival: str = "dci", **more: Any) -> Row:

@@ -134,6 +134,8 @@ def dynamic(rows: Sequence[Row]) -> Table:
         for row in mine:
             taken, repeats, answers = bars.seconds(row), row["seconds"], ["", ""]
             size, rate = f"{row.get('points', 0):,} points", f"{bars.rate(row):,.0f}"
+            if "memory" in row:
+                size += f", {row['memory'] / 1e6:.1f} MB"
             if "bytes" in row:
                 size, rate = f"{row['bytes'] / 1e6:.1f} MB", f"{bars.rate(row) / 1e6:,.0f} MB"
             if row["operation"].startswith("map"):  # it reads little of them

@@ -101,6 +101,10 @@ class IndexStats:
         Budget of a query for 10 neighbours at the recall of the index.
     recall_at_10 : float or None
         Recall of the held-out queries with this budget.
+    store : {"float32", "float16", "int8"}
+    exact_recall_at_10 : float or None
+        Share of 10 true neighbours of the held-out queries that exact search finds, where points are not kept as
+        float32: more cannot be reached.
     """
 
     n_points: int
@@ -118,6 +122,8 @@ class IndexStats:
     max_visits: int | None = None
     max_candidates: int | None = None
     recall_at_10: float | None = None
+    store: str = "float32"
+    exact_recall_at_10: float | None = None
 
     def __repr__(self) -> str:
         values = ((field.name, getattr(self, field.name)) for field in fields(self))

@@ -29,7 +29,7 @@ def fit(args: Namespace) -> str:
     _check_writable(args.index)
     X = read_vectors(args.data)
     queries = None if args.queries is None else read_vectors(args.queries)
-    index = DCI(args.metric, recall=args.recall, random_state=args.seed, num_threads=args.threads, verbose=args.verbose)
+    index = _new(args)
     start = time.perf_counter()
     index.fit(X, queries)
     seconds = time.perf_counter() - start
@@ -118,7 +118,7 @@ def bench(args: Namespace) -> str:
     """Compare an index of a file's vectors with exact search."""
     X = read_vectors(args.data)
     queries = _queries(args.queries, X)
-    index = DCI(args.metric, recall=args.recall, random_state=args.seed, num_threads=args.threads, verbose=args.verbose)
+    index = _new(args)
     times = [time.perf_counter()]
     true = exact(X, queries, args.k, args.metric, num_threads=args.threads)
     times.append(time.perf_counter())
@@ -139,6 +139,13 @@ def bench(args: Namespace) -> str:
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     reason = f"\n{index.stats_.reason}" if index.stats_.reason else ""
     return f"{args.data}: {len(X)} x {X.shape[1]}, {args.metric}\n" + "\n".join(lines) + reason
+
+
+def _new(args: Namespace) -> DCI:
+    return DCI(
+        args.metric, recall=args.recall, store=args.store, random_state=args.seed, num_threads=args.threads,
+        verbose=args.verbose,
+    )  # fmt: skip
 
 
 def _opened(path: str, mmap: bool = False) -> Any:

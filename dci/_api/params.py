@@ -1,5 +1,6 @@
 """The parameters of an index, checked once and frozen."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from . import validation as check
 
 DIRECTIONS = ("auto", "random", "principal", "query")
 RANKINGS = ("auto", "max", "sum")
+STORES = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Params:
         m, the number of simple indices in each of them.
     n_levels : int or None
     recall : float
+    store : {"float32", "float16", "int8"}
     """
 
     metric: str
@@ -37,21 +40,14 @@ class Params:
     n_simple: int | None
     n_levels: int | None
     recall: float
+    store: str = "float32"
 
     @classmethod
-    def checked(
-        cls,
-        metric: object,
-        directions: object,
-        ranking: object,
-        n_composite: object,
-        n_simple: object,
-        n_levels: object,
-        recall: object,
-    ) -> "Params":
-        """Raise InvalidValueError or InvalidTypeError for what cannot be used."""
-        composite = check.check_count_or_auto(n_composite, "n_composite")
-        simple = check.check_count_or_auto(n_simple, "n_simple")
+    def checked(cls, values: Mapping[str, object]) -> "Params":
+        """Take arguments of `DCI` by name; raise InvalidValueError or InvalidTypeError for what cannot be used."""
+        directions = values["directions"]
+        composite = check.check_count_or_auto(values["n_composite"], "n_composite")
+        simple = check.check_count_or_auto(values["n_simple"], "n_simple")
         if isinstance(directions, str):
             kind: str | FloatArray = check.check_choice(directions, "directions", DIRECTIONS)
         elif directions is None:
@@ -59,13 +55,14 @@ class Params:
         else:
             kind = _direction_array(directions, composite, simple)
         return cls(
-            metric=check.check_metric(metric),
+            metric=check.check_metric(values["metric"]),
             directions=kind,
-            ranking=check.check_choice(ranking, "ranking", RANKINGS),
+            ranking=check.check_choice(values["ranking"], "ranking", RANKINGS),
             n_composite=composite,
             n_simple=simple,
-            n_levels=check.check_count_or_auto(n_levels, "n_levels"),
-            recall=check.check_recall(recall),
+            n_levels=check.check_count_or_auto(values["n_levels"], "n_levels"),
+            recall=check.check_recall(values["recall"]),
+            store=check.check_choice(values["store"], "store", STORES),
         )
 
     @property

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from .._native.rows import Rows, inverse_norms, prepared
 from .._runtime.types import FloatArray, IdArray
+from .quantization import Matrix
 
 _FITS = 2.0**20  # largest magnitude, of points that are scaled to about 1, whose squares leave others their digits
 
@@ -38,7 +39,7 @@ class MetricEmbedding:
 
     Parameters
     ----------
-    X : (n, d) float32
+    X : (n, d) float32, or Codes
     absmax : float
         Largest |x|.
     metric : {"l2", "ip", "cosine"}
@@ -46,7 +47,7 @@ class MetricEmbedding:
         For inner products, the form with T_K and T_Q.
     """
 
-    def __init__(self, X: FloatArray, absmax: float, metric: str, lifted: bool) -> None:
+    def __init__(self, X: Matrix, absmax: float, metric: str, lifted: bool) -> None:
         self.metric = metric
         self.absmax = absmax
         self.scale = power_of_two(absmax)
@@ -65,7 +66,7 @@ class MetricEmbedding:
         self.width = self.points.width
         self.of_points = row_scale, extra
 
-    def attach(self, X: FloatArray) -> None:
+    def attach(self, X: Matrix) -> None:
         """Take an array of the same points."""
         row_scale, extra = self.of_points
         self.points = Rows(X, self.scale, row_scale, extra, self.center)
@@ -73,7 +74,7 @@ class MetricEmbedding:
     @classmethod
     def restored(
         cls,
-        X: FloatArray,
+        X: Matrix,
         metric: str,
         lifted: bool,
         absmax: float,
@@ -90,7 +91,7 @@ class MetricEmbedding:
         embedding.width = embedding.points.width
         return embedding
 
-    def with_rows(self, X: FloatArray) -> "MetricEmbedding | None":
+    def with_rows(self, X: Matrix, absmax: float) -> "MetricEmbedding | None":
         """Return the same embedding of an array that begins with the same rows; None if the new ones do not fit it."""
         grown = copy(self)
         row_scale, extra = self.of_points
@@ -102,11 +103,10 @@ class MetricEmbedding:
             if len(ratio) and ratio.max() > 1.0:
                 return None  # T_K is defined up to the longest
             extra = np.concatenate([extra, np.sqrt(1.0 - np.square(ratio)).astype(np.float32)])
-        largest = float(np.abs(new).max(initial=0.0))
-        if self.metric != "cosine" and largest * self.scale > _FITS:
+        if self.metric != "cosine" and absmax * self.scale > _FITS:
             return None
         grown.of_points = row_scale, extra
-        grown.absmax = max(self.absmax, largest)
+        grown.absmax = max(self.absmax, absmax)
         grown.attach(X)
         return grown
 
@@ -118,7 +118,7 @@ class MetricEmbedding:
         return Rows(Q, 1.0, inverse_norms(Q), extra, None if self.product else self.center)
 
 
-def _norms(rows: FloatArray) -> npt.NDArray[np.float64]:
+def _norms(rows: Matrix) -> npt.NDArray[np.float64]:
     """Norms of rows, (n,), also where their squares are beyond float32."""
     inverse = inverse_norms(rows).astype(np.float64)
     return np.divide(1.0, inverse, out=np.zeros_like(inverse), where=inverse > 0)

@@ -168,8 +168,11 @@ def scan_direct(Rows points, const int32_t[::1] ids, Py_ssize_t start, Py_ssize_
 
     `points` gives their data as it is: neither scaled nor centred.
     """
-    cdef Py_ssize_t i, row, dim = points.data.shape[1]
+    cdef Py_ssize_t i, row, dim = points.dim
     cdef double norm2, unit
+    cdef float *room = <float *>malloc(max(dim, 1) * sizeof(float))
+    if room == NULL:
+        raise MemoryError("a row of points")
     with nogil:
         unit = unit_of(&query[0], dim, metric, absmax)
         norm2 = table().dot(&query[0], &query[0], dim)
@@ -180,4 +183,5 @@ def scan_direct(Rows points, const int32_t[::1] ids, Py_ssize_t start, Py_ssize_
                     points.fetch(ids[i + AHEAD])
                 row = ids[i]
             reservoir_push(&reservoirs.item[0],
-                           distance(&points.data[row, 0], &query[0], dim, metric, norm2, unit), <uint32_t>i)
+                           distance(points.row(row, room), &query[0], dim, metric, norm2, unit), <uint32_t>i)
+    free(room)

@@ -1,4 +1,4 @@
-from libc.stdint cimport int16_t, int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "csrc/kernels.h" nogil:
@@ -33,6 +33,9 @@ cdef extern from "csrc/kernels.h" nogil:
         Py_ssize_t (*argmin)(const float *values, Py_ssize_t n) noexcept nogil
         void (*prepare)(const float *row, Py_ssize_t dim, float scale, const float *center,
                         float *out) noexcept nogil
+        void (*decode_halves)(const uint16_t *halves, Py_ssize_t dim, float step, float *out) noexcept nogil
+        void (*decode_bytes)(const int8_t *codes, Py_ssize_t dim, float factor, const float *steps,
+                             const float *offsets, float *out) noexcept nogil
         void (*transpose)(const float *rows, Py_ssize_t stride, Py_ssize_t dim,
                           float *panel) noexcept nogil
         float (*norm2)(const float *row, Py_ssize_t dim) noexcept nogil

@@ -1,13 +1,14 @@
 from typing_extensions import disjoint_base
 
 from .._runtime.types import FloatArray, IdArray, IndexArray
+from .codes import Codes
 from .kernels import Reservoirs
 
 METRICS: tuple[str, str, str]
 
 @disjoint_base
 class TrueDistances:
-    def __init__(self, X: FloatArray, metric: int, absmax: float) -> None: ...
+    def __init__(self, X: FloatArray | Codes, metric: int, absmax: float) -> None: ...
 
 def rescore(
     points: TrueDistances,

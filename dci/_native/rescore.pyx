@@ -1,10 +1,12 @@
 """True distances of candidates, and the k best of them."""
+from cython cimport final
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, frexp, ldexp, sqrt
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from .codes cimport Codes
 from .kernels cimport Reservoir, Reservoirs, entry, entry_score, select_keys, sort_keys, table
 
 METRICS = ("l2", "ip", "cosine")
@@ -65,18 +67,42 @@ cdef float distance(const float *point, const float *query, Py_ssize_t dim, int 
     return <float>(1.0 - min(max(cosine, -1.0), 1.0))
 
 
+@final
 cdef class TrueDistances:
     """Distances from queries to the rows of X, in full.
 
     Parameters
     ----------
-    X : (n, d) float32
+    X : (n, d) float32, or Codes
     metric : index into METRICS
     absmax : float
         Largest |x| of the points.
     """
-    def __init__(self, const float[:, ::1] X, int metric, double absmax):
-        self.X, self.metric, self.absmax = X, metric, absmax
+    def __init__(self, X, int metric, double absmax):
+        self.coded = isinstance(X, Codes)
+        if self.coded:
+            self.codes = X
+        else:
+            self.X = X
+        self.dim = X.shape[1]
+        self.metric, self.absmax = metric, absmax
+        self.lines = max(<Py_ssize_t>1, min(<Py_ssize_t>MAX_LINES, (self.dim * 4 + 63) // 64))
+        if self.coded:
+            self.lines = self.codes.lines
+
+    cdef const float *row(self, Py_ssize_t i, float *room) noexcept nogil:
+        if not self.coded:
+            return &self.X[i, 0]
+        self.codes.decode(i, 0, self.dim, room)
+        return room
+
+    cdef void fetch(self, Py_ssize_t i) noexcept nogil:
+        cdef Py_ssize_t line
+        if self.coded:
+            self.codes.fetch(i)
+            return
+        for line in range(self.lines):
+            prefetch(&self.X[i, 0] + line * 16)
 
 
 cdef Py_ssize_t gather(Reservoirs reservoirs, Py_ssize_t i, Py_ssize_t n_queries,
@@ -105,24 +131,22 @@ cdef Py_ssize_t gather(Reservoirs reservoirs, Py_ssize_t i, Py_ssize_t n_queries
 
 
 cdef Py_ssize_t measure(TrueDistances points, const float *query, double unit, int64_t excluded,
-                        Py_ssize_t total, uint64_t *keys) noexcept nogil:
+                        Py_ssize_t total, uint64_t *keys, float *room) noexcept nogil:
     """From `total` rows of X, but `excluded`, to entries of their distances and themselves; returns how many."""
-    cdef Py_ssize_t dim = points.X.shape[1], j, line, kept = 0
-    cdef Py_ssize_t lines = max(<Py_ssize_t>1, min(<Py_ssize_t>MAX_LINES, (dim * 4 + 63) // 64))
-    cdef Py_ssize_t ahead = IN_FLIGHT // lines
+    cdef Py_ssize_t dim = points.dim, j, kept = 0
+    cdef Py_ssize_t ahead = IN_FLIGHT // points.lines
     cdef double norm2 = 0
     if points.metric == COSINE:
         norm2 = table().dot(query, query, dim)
     for j in range(min(ahead, total)):
-        for line in range(lines):
-            prefetch(&points.X[keys[j], 0] + line * 16)
+        points.fetch(keys[j])
     for j in range(total):
         if j + ahead < total:
-            for line in range(lines):
-                prefetch(&points.X[keys[j + ahead], 0] + line * 16)
+            points.fetch(keys[j + ahead])
         if <int64_t>keys[j] == excluded:
             continue
-        keys[kept] = entry(distance(&points.X[keys[j], 0], query, dim, points.metric, norm2, unit), <uint32_t>keys[j])
+        keys[kept] = entry(distance(points.row(keys[j], room), query, dim, points.metric, norm2, unit),
+                           <uint32_t>keys[j])
         kept += 1
     return kept
 
@@ -148,16 +172,20 @@ def rescore(TrueDistances points, const float[:, ::1] Q, Reservoirs reservoirs, 
     cdef double unit
     cdef float value
     cdef uint64_t *keys
+    cdef float *room
     if n_queries == 0:
         return
     keys = <uint64_t *>malloc(reservoirs.size // n_queries * reservoirs.item[0].capacity * sizeof(uint64_t))
-    if keys == NULL:
+    room = <float *>malloc(max(points.dim, 1) * sizeof(float))
+    if keys == NULL or room == NULL:
+        free(keys)
+        free(room)
         raise MemoryError("candidates of a query")
     with nogil:
         for i in range(n_queries):
             unit = unit_of(&Q[i, 0], Q.shape[1], points.metric, points.absmax)
             kept = measure(points, &Q[i, 0], unit, -1 if exclude is None else exclude[i],
-                           gather(reservoirs, i, n_queries, ids, keys), keys)
+                           gather(reservoirs, i, n_queries, ids, keys), keys, room)
             last = min(k, kept)
             select_keys(keys, kept, last, last)
             sort_keys(keys, last)
@@ -170,3 +198,4 @@ def rescore(TrueDistances points, const float[:, ::1] Q, Reservoirs reservoirs, 
                     indices[i, j] = -1
                     distances[i, j] = -INFINITY if products else INFINITY
     free(keys)
+    free(room)

@@ -3,12 +3,13 @@ import numpy.typing as npt
 from typing_extensions import disjoint_base
 
 from .._runtime.types import FloatArray, IdArray
+from .codes import Codes
 
 @disjoint_base
 class Rows:
     def __init__(
         self,
-        data: FloatArray,
+        data: FloatArray | Codes,
         scale: float = 1.0,
         row_scale: FloatArray | None = None,
         extra: FloatArray | None = None,
@@ -20,7 +21,7 @@ class Rows:
     def width(self) -> int: ...
 
 def prepared(rows: Rows, ids: npt.NDArray[np.integer]) -> FloatArray: ...
-def inverse_norms(data: FloatArray) -> FloatArray: ...
+def inverse_norms(data: FloatArray | Codes) -> FloatArray: ...
 def project(rows: Rows, ids: IdArray, panels: FloatArray, bias: FloatArray, out: FloatArray) -> None: ...
 def pack(coordinates: FloatArray, start: int, stop: int, out: FloatArray) -> None: ...
 def pack_short(

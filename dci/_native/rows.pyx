@@ -1,15 +1,18 @@
 """Rows of an array as the kernels see them: scaled, centred and extended on the way, never copied.
 
 Every pass over the user's data goes through `Rows`, so that a metric is a choice of scale, centre
-and extra coordinate, and only ever a few rows exist in that form.
+and extra coordinate, and only ever a few rows exist in that form. Rows that are kept as `Codes` are
+decoded on the way.
 """
 import numpy as np
 
+from cython cimport final
 from libc.float cimport FLT_MAX
 from libc.math cimport fabsf, sqrt
 from libc.stdint cimport int16_t, int32_t
 from libc.stdlib cimport free, malloc
 
+from .codes cimport Codes
 from .kernels cimport LANES, table
 
 cdef enum:
@@ -17,6 +20,7 @@ cdef enum:
     # To measure anew: `python -m comparisons run --suite latency,construction`.
     MAX_LINES = 16  # cache lines of a row fetched ahead; from there the processor goes on
     IN_FLIGHT = 64  # cache lines fetched ahead in all
+    PART = 256  # coordinates of a row that are decoded together
 
 cdef extern from *:
     void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
@@ -24,12 +28,13 @@ cdef extern from *:
 cdef float SMALLEST = 1e-30  # a row whose coordinates are all less is packed as zeros
 
 
+@final
 cdef class Rows:
     """Row i stands for [data[i] * scale * row_scale[i], extra[i]] - center.
 
     Parameters
     ----------
-    data : (n, d) float32
+    data : (n, d) float32, or Codes
     scale : float
     row_scale : (n,) float32, optional
     extra : (n,) float32, optional
@@ -37,31 +42,52 @@ cdef class Rows:
     center : (d,) or (d + 1,) float32, optional
     """
 
-    def __init__(self, const float[:, ::1] data, float scale=1.0, row_scale=None, extra=None,
-                 center=None):
-        self.data = data
+    def __init__(self, data, float scale=1.0, row_scale=None, extra=None, center=None):
+        self.coded = isinstance(data, Codes)
+        if self.coded:
+            self.codes = data
+        else:
+            self.data = data
         self.scale = scale
         self.row_scale = row_scale
         self.extra = extra
-        self.size = data.shape[0]
-        self.width = data.shape[1] + (extra is not None)
+        self.size, self.dim = data.shape
+        self.width = self.dim + (extra is not None)
         self.center = np.zeros(self.width, np.float32) if center is None else center
-        self.lines = min(<Py_ssize_t>MAX_LINES, data.shape[1] // 16 + 1)
+        self.lines = self.codes.lines if self.coded else min(<Py_ssize_t>MAX_LINES, self.dim // 16 + 1)
+
+    cdef const float *row(self, Py_ssize_t i, float *room) noexcept nogil:
+        """A row as it is: neither scaled nor centred. Codes are decoded into `room`, of d floats."""
+        if not self.coded:
+            return &self.data[i, 0]
+        self.codes.decode(i, 0, self.dim, room)
+        return room
 
     cdef void prepare(self, Py_ssize_t i, float *out) noexcept nogil:
-        cdef Py_ssize_t dim = self.data.shape[1]
+        cdef Py_ssize_t dim = self.dim, k, first, count
         cdef float scale = self.scale
+        cdef float part[PART]
         if self.row_scale is not None:
             scale *= self.row_scale[i]
-        table().prepare(&self.data[i, 0], dim, scale, &self.center[0], out)
+        if self.coded:
+            for k in range((dim + PART - 1) // PART):
+                first = k * PART
+                count = min(dim - first, <Py_ssize_t>PART)
+                self.codes.decode(i, first, count, part)
+                table().prepare(part, count, scale, &self.center[first], out + first)
+        else:
+            table().prepare(&self.data[i, 0], dim, scale, &self.center[0], out)
         if self.extra is not None:
             out[dim] = self.extra[i] - self.center[dim]
 
     cdef void fetch(self, Py_ssize_t i) noexcept nogil:
         """Prefetch the first cache lines of a row, including the one that its end may be in."""
         cdef Py_ssize_t line
+        if self.coded:
+            self.codes.fetch(i)
+            return
         for line in range(self.lines):
-            prefetch(&self.data[i, min(line * 16, self.data.shape[1] - 1)])
+            prefetch(&self.data[i, min(line * 16, self.dim - 1)])
 
 
 def prepared(Rows rows, ids):
@@ -77,15 +103,26 @@ def prepared(Rows rows, ids):
     return out
 
 
-def inverse_norms(const float[:, ::1] data):
-    """1 / |data[i]|, (n,) float32; 0 for a zero row, the largest float where it would be more."""
-    out = np.zeros(data.shape[0], np.float32)
+def inverse_norms(data):
+    """1 / |data[i]|, (n,) float32; 0 for a zero row, the largest float where it would be more.
+
+    Parameters
+    ----------
+    data : (n, d) float32, or Codes
+    """
+    out = np.zeros(len(data), np.float32)
+    cdef Rows rows = Rows(data)
     cdef float[::1] view = out
+    cdef float[::1] room = np.empty(rows.dim, np.float32)
+    cdef const float *row
     cdef double norm2
     cdef Py_ssize_t i
+    if rows.dim == 0:
+        return out
     with nogil:
-        for i in range(data.shape[0]):
-            norm2 = table().dot(&data[i, 0], &data[i, 0], data.shape[1])
+        for i in range(rows.size):
+            row = rows.row(i, &room[0])
+            norm2 = table().dot(row, row, rows.dim)
             if norm2 > 0:
                 view[i] = <float>min(1 / sqrt(norm2), <double>FLT_MAX)
     return out

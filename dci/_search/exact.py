@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from .._geometry.metric import power_of_two, sample_mean
+from .._geometry.quantization import Matrix, stored
 from .._native.exact_scan import merge, scan, scan_direct, uncertain
 from .._native.kernels import Reservoirs
 from .._native.rescore import METRICS, TrueDistances, rescore
@@ -89,13 +90,13 @@ class ExactSearch:
 
     Parameters
     ----------
-    X : (n, d) float32, C-contiguous, finite
+    X : (n, d) float32, C-contiguous, finite; or Codes, whose rows as they are decoded are searched exactly
     absmax : float
         Largest |x|.
     metric : {"l2", "ip", "cosine"}
     """
 
-    def __init__(self, X: FloatArray, absmax: float, metric: str) -> None:
+    def __init__(self, X: Matrix, absmax: float, metric: str) -> None:
         self.X = X
         self.absmax = absmax
         self.metric = metric
@@ -158,7 +159,7 @@ class ExactSearch:
             Answers that fail the rounding-error check are computed in float64, so that the number of threads does
             not change them.
         """
-        with in_order(self.X) if ids is None else nullcontext():
+        with in_order(stored(self.X)) if ids is None else nullcontext():
             return self._search(Q, q_absmax, k, work, ids, exclude)
 
     def _search(
@@ -218,7 +219,7 @@ class ExactSearch:
                     start, stop = start + shares[share][0], stop + shares[share][0]
                     norm2 = scan(points, ids, start, stop, tile, lists[share], self.metric == "l2")
                     longest[share] = max(longest[share], norm2)
-                    looked_at(self.X, (stop - start) * self._row_bytes(ids))
+                    looked_at(stored(self.X), (stop - start) * self._row_bytes(ids))
 
             inner.run(scan_share, range(len(shares)))
             merged = lists[0] if len(lists) == 1 else merge(lists)
@@ -259,7 +260,7 @@ class ExactSearch:
             for start, stop in blocks(last - first, step):
                 work.tick()
                 scan_direct(points, ids, start + first, stop + first, Q[i], metric, self.absmax, lists[share])
-                looked_at(self.X, (stop - start) * self._row_bytes(ids))
+                looked_at(stored(self.X), (stop - start) * self._row_bytes(ids))
 
         work.run(scan_share, range(len(shares)))
         merged = lists[0] if len(lists) == 1 else merge(lists)
@@ -268,9 +269,10 @@ class ExactSearch:
 
     def _at_once(self, most: int, ids: IdArray | None, work: Work) -> int:
         """Return how many rows a step may scan, at most so many; fewer where the pages of a map have a limit."""
-        held = most_bytes(self.X, work.num_threads)
+        held = most_bytes(stored(self.X), work.num_threads)
         return most if held is None else max(1, min(most, held // self._row_bytes(ids)))
 
     def _row_bytes(self, ids: IdArray | None) -> int:
         """Return the bytes that a row brings into memory."""
-        return self.X.itemsize * self.X.shape[1] if ids is None else AROUND
+        kept = stored(self.X)
+        return kept.itemsize * kept.shape[1] if ids is None else AROUND

@@ -9,6 +9,7 @@ from .._api.answers import Request
 from .._geometry.kmeans import BLOCK, Nearest, center_panels, k_means, nearest_of
 from .._geometry.metric import MetricEmbedding
 from .._geometry.panels import lay_out, sizes_of
+from .._geometry.quantization import Matrix
 from .._native import cell_search
 from .._native.cell_edit import Insertion, remove
 from .._native.cells import CellArrays, Cells
@@ -214,7 +215,7 @@ class Ranker:
 
     def search(
         self,
-        X: FloatArray,
+        X: Matrix,
         request: Request,
         visits: int,
         candidates: int,

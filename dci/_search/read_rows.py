@@ -4,6 +4,7 @@ from io import FileIO
 
 import numpy as np
 
+from .._geometry.quantization import Coding, Matrix, stored
 from .._native.cell_search import positions
 from .._native.file_rows import read_rows
 from .._native.kernels import Reservoirs
@@ -19,8 +20,8 @@ class FileRows:
 
     Parameters
     ----------
-    X : (n, d) float32
-        Mapped; only its shape is looked at.
+    X : (n, d) float32, or Codes
+        Mapped; only its shape and coding are looked at.
     file : FileIO
     start : int
         Byte at which row 0 begins.
@@ -28,27 +29,28 @@ class FileRows:
         Of the points.
     """
 
-    def __init__(self, X: FloatArray, file: FileIO, start: int, metric: str, absmax: float) -> None:
+    def __init__(self, X: Matrix, file: FileIO, start: int, metric: str, absmax: float) -> None:
         self._file, self._start = file, start
-        self._n, self._dim, self._dtype = len(X), X.shape[1], X.dtype
+        kept = stored(X)
+        self._n, self._width, self._coding = len(kept), kept.shape[1], Coding.of(X)
         self._metric, self._absmax = METRICS.index(metric), absmax
 
     @classmethod
-    def of(cls, X: FloatArray, metric: str, absmax: float) -> "FileRows | None":
+    def of(cls, X: Matrix, metric: str, absmax: float) -> "FileRows | None":
         """Return the rows of an array that is too large to be held, None for others."""
-        place = file_of(X)
+        place = file_of(stored(X))
         return None if place is None else cls(X, *place, metric, absmax)
 
     def at_once(self, candidates: int) -> int:
         """Return how many queries of so many candidates go together."""
-        most: int = _BYTES // (self._dim * self._dtype.itemsize * candidates)
+        most: int = _BYTES // (self._width * self._coding.dtype.itemsize * candidates)
         return max(1, most)
 
-    def read(self, ids: IdArray) -> FloatArray:
+    def read(self, ids: IdArray) -> Matrix:
         """Return rows, (len(ids), d)."""
-        rows = np.empty((len(ids), self._dim), self._dtype)
+        rows = np.empty((len(ids), self._width), self._coding.dtype)
         read_rows(self._file.fileno(), self._start, ids, rows.view(np.uint8))
-        return rows
+        return self._coding.matrix(rows)
 
     def rescore(
         self,

@@ -15,24 +15,26 @@ from .._api import validation as check
 from .._api.params import Params
 from .._api.subset import Subset
 from .._geometry.metric import MetricEmbedding
+from .._geometry.quantization import Coding, Matrix, are_steps, is_within
 from .._native.cells import CellArrays, Cells
+from .._native.codes import Codes
 from .._native.kernels import LANES
-from .._runtime.types import FloatArray, IndexArray
+from .._runtime.types import DoubleArray, FloatArray, IndexArray
 from .._search.exact import ExactSearch
 from .._search.ranked import MOST_CELLS, Ranker, RankingPlan
 from .._tuning.calibration import Calibration
-from .._tuning.engine import HELD_OUT, Engine
+from .._tuning.engine import HELD_OUT, MAX_K, Engine
 from .._tuning.living import Version
 from .points import Points, PointStore
 from .reader import Array, Reader, decode_random_state
 
 KIND = "dci index"
-CONTENT_VERSION = 1
+CONTENT_VERSION = 2  # 1 has no `store`: float32
 SETTINGS = (
-    "metric", "directions", "ranking", "n_composite", "n_simple", "n_levels", "recall",
+    "metric", "directions", "ranking", "n_composite", "n_simple", "n_levels", "recall", "store",
     "random_state", "num_threads", "verbose",
 )  # fmt: skip
-_PARAMS = SETTINGS[:7]
+STRUCTURE = SETTINGS[:8]
 _FLOAT32 = float(np.finfo(np.float32).max)
 _MOST_DIRECTIONS = 2**20  # an index that asks for more takes all memory when it is built anew
 _MOST_DIRECTION = 1e15  # as for directions that are given
@@ -75,10 +77,10 @@ def encode(index: Index) -> tuple[dict[str, Any], dict[str, Array]]:
             "surprise": version.surprise, "unmeasured": version.unmeasured,
         }  # fmt: skip
         sections |= {
-            "points": points.rows, "ids": points.ids,
+            **_encode_rows(points.rows), "ids": points.ids,
             "gone": None if points.gone is None else points.gone.view(np.uint8),
         }  # fmt: skip
-        params = {name: getattr(engine.params, name) for name in _PARAMS}
+        params = {name: getattr(engine.params, name) for name in STRUCTURE}
         if not isinstance(params["directions"], str):
             sections["params.directions"], params["directions"] = params["directions"], "array"
         meta["params"] = params
@@ -86,11 +88,18 @@ def encode(index: Index) -> tuple[dict[str, Any], dict[str, Array]]:
     return meta, {name: array for name, array in sections.items() if array is not None}
 
 
+def _encode_rows(rows: Matrix) -> dict[str, Array | None]:
+    if isinstance(rows, Codes):
+        return {"points": rows.array, "points.steps": rows.steps, "points.offsets": rows.offsets}
+    return {"points": rows}
+
+
 def _encode_engine(engine: Engine, meta: dict[str, Any], sections: dict[str, Array | None]) -> None:
     ranker = engine.ranker
     meta["engine"] = {
         "most_cost": None if math.isinf(engine.most_cost) else engine.most_cost, "reason": engine.reason,
         "held_out_absmax": engine.held_out_absmax, "growth": engine.growth, "absmax": engine.exact.absmax,
+        "ceilings": engine.ceilings.tolist(),
     }  # fmt: skip
     if ranker is None:
         return
@@ -157,6 +166,8 @@ def decode(meta: dict[str, Any], sections: Mapping[str, Array], name: str, *, da
     if "queries" in sections:
         queries = read.matrix("queries", (None, dim), 1), read.number("queries_absmax")
     params = _decode_params(read, dim)
+    if Coding.of(points.rows).dtype != params.store:
+        raise read.error("points", f"{params.store}, as in params.store", Coding.of(points.rows).dtype)
     if isinstance(params.directions, str) and params.directions == "query" and queries is None:
         raise read.error("queries", 'a sample for the directions "query"', "no such section")
     n_indexed = read.count("upkeep.n_indexed", 0, len(points.rows))
@@ -168,18 +179,18 @@ def decode(meta: dict[str, Any], sections: Mapping[str, Array], name: str, *, da
 
 
 def _decode_settings(read: Reader) -> tuple[dict[str, Any], FloatArray | None]:
-    settings = read.group("settings")
+    settings = _with_store(read.group("settings"))
     if set(settings) != set(SETTINGS):
         raise read.error("settings", ", ".join(SETTINGS), ", ".join(map(repr, settings))[:200])
     directions = None
-    values = {name: settings[name] for name in _PARAMS}
+    values = {name: settings[name] for name in STRUCTURE}
     read.check_str(settings, "directions")
     if settings["directions"] == "array":
         values["directions"] = directions = read.matrix("directions", (None, None), 1)
     if type(settings["verbose"]) not in (bool, int):
         raise read.error("settings.verbose", "true or false", repr(settings["verbose"])[:60])
     try:
-        Params.checked(**values)
+        Params.checked(values)
         check.check_num_threads(settings["num_threads"])
         check.check_random_state(decode_random_state(settings["random_state"]))
     except (TypeError, ValueError) as error:
@@ -187,16 +198,20 @@ def _decode_settings(read: Reader) -> tuple[dict[str, Any], FloatArray | None]:
     return settings, directions
 
 
+def _with_store(values: dict[str, Any]) -> dict[str, Any]:
+    return {"store": "float32"} | values  # which files of version 1 do not name
+
+
 def _decode_params(read: Reader, dim: int) -> Params:
-    values = read.group("params")
-    if set(values) != set(_PARAMS):
-        raise read.error("params", ", ".join(_PARAMS), ", ".join(map(repr, values))[:200])
+    values = _with_store(read.group("params"))
+    if set(values) != set(STRUCTURE):
+        raise read.error("params", ", ".join(STRUCTURE), ", ".join(map(repr, values))[:200])
     values = {name: "auto" if value is None else value for name, value in values.items()}
     read.check_str(values, "directions")
     if values["directions"] == "array":
         values["directions"] = read.matrix("params.directions", (None, dim), 1)
     try:
-        params = Params.checked(**values)
+        params = Params.checked(values)
     except (TypeError, ValueError) as error:
         raise read.error("params", "those of DCI", f"others: {error}") from error
     if (params.n_composite or 1) * (params.n_simple or 1) > _MOST_DIRECTIONS:
@@ -205,10 +220,8 @@ def _decode_params(read: Reader, dim: int) -> Params:
 
 
 def _decode_points(read: Reader) -> Points:
-    rows = read.array("points", np.float32, (None, None))
     absmax = read.number("points.absmax", most=_FLOAT32)
-    if read.data:
-        rows = read.matrix("points", (None, None), absmax=absmax)
+    rows = _decode_rows(read, absmax)
     n, dim = rows.shape
     if n >= 2**31 or dim >= 2**31 or (n and not dim):
         raise read.error("points", "fewer than 2^31 rows of some columns", rows.shape)
@@ -234,6 +247,28 @@ def _decode_points(read: Reader) -> Points:
     return Points(rows, absmax, ids, ascending, gone, live, next_id)
 
 
+def _decode_rows(read: Reader, absmax: float) -> Matrix:
+    kind = read.sections["points"].dtype.name if "points" in read.sections else ""
+    if kind not in ("float16", "int8"):
+        if read.data:
+            return read.matrix("points", (None, None), absmax=absmax)
+        return read.array("points", np.float32, (None, None))
+    array = read.array("points", kind, (None, None))
+    dim = array.shape[1] - (kind == "int8")
+    if dim < 0:
+        raise read.error("points", "a column of factors", array.shape)
+    steps = read.matrix("points.steps", (dim if kind == "int8" else 1,), most=_FLOAT32)
+    offsets = read.needed("points.offsets", kind == "int8", (dim,))
+    if offsets is not None:
+        offsets = read.matrix("points.offsets", (dim,), most=_FLOAT32)
+    if not are_steps(steps, offsets):
+        raise read.error("points.steps", "positive numbers", "others")
+    rows = Codes(array, steps, offsets)
+    if read.data and not is_within(rows, absmax):
+        raise read.error("points", f"finite numbers up to {absmax}", "others")
+    return rows
+
+
 def _decode_engine(read: Reader, points: Points, n: int, params: Params) -> Engine:
     rows = points.rows[:n]
     group = read.group("engine")
@@ -243,6 +278,7 @@ def _decode_engine(read: Reader, points: Points, n: int, params: Params) -> Engi
     engine = Engine(exact, params, most_cost, reason=str(group.get("reason", "")))
     engine.live = None if gone is None or not gone.any() else Subset(n, mask=~gone)
     engine.growth = read.number("engine.growth", 1.0, 2.0**31)
+    engine.ceilings = _decode_ceilings(read)
     if "ranker" not in read.meta:
         return engine
     if n < 2:
@@ -261,6 +297,14 @@ def _decode_engine(read: Reader, points: Points, n: int, params: Params) -> Engi
     engine.ranker = _decode_ranker(read, rows, engine.live, params)
     _decode_calibrations(read, engine, engine.ranker)
     return engine
+
+
+def _decode_ceilings(read: Reader) -> DoubleArray:
+    values = read.group("engine").get("ceilings", [])
+    fits = isinstance(values, list) and len(values) <= MAX_K
+    if not fits or not all(type(value) in (int, float) and 0 <= value <= 1 for value in values):
+        raise read.error("engine.ceilings", f"at most {MAX_K} numbers from 0 to 1", repr(values)[:60])
+    return np.array(values, np.float64)
 
 
 def _decode_calibrations(read: Reader, engine: Engine, ranker: Ranker) -> None:
@@ -282,7 +326,7 @@ def _decode_calibrations(read: Reader, engine: Engine, ranker: Ranker) -> None:
         engine.calibrations[size, effort] = Calibration(visits, ranks, width, dim, ranker.cells.n_centers)
 
 
-def _decode_ranker(read: Reader, rows: FloatArray, live: Subset | None, params: Params) -> Ranker:
+def _decode_ranker(read: Reader, rows: Matrix, live: Subset | None, params: Params) -> Ranker:
     n, dim = rows.shape
     group = read.group("ranker")
     lifted = read.flag("embedding.lifted")

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .._api import validation as check
 from .._api.params import Params
+from .._geometry.quantization import Coding
 from .._runtime.blas import one_blas_thread
 from .._runtime.fork import Lock
 from .._runtime.threads import Work
@@ -25,7 +26,7 @@ from .reader import decode_random_state, encode_random_state
 _MANY = 1024  # queries that are worth putting pending points into the structure first
 _KEPT_QUERIES = 4096  # of the sample that was given, for building anew
 PARAMETERS = codec.SETTINGS
-STRUCTURE = PARAMETERS[:7]
+STRUCTURE = codec.STRUCTURE
 
 
 class LivingIndex:
@@ -113,12 +114,12 @@ class LivingIndex:
             if len(sample[0]) == 0:
                 raise InvalidValueError(f"queries: expected at least one row, received {sample[0].shape}")
         with self._writer:
-            upkeep, version = self._first(Points.of(points, absmax), sample)
+            upkeep, version = self._first(points, absmax, sample)
             sampled = {} if upkeep.queries is None else {"queries": upkeep.queries[0]}
             self._put(version, upkeep, "fit", points=points, **sampled)
         return self
 
-    def _first(self, points: Points, sample: tuple[FloatArray, float] | None) -> tuple[Upkeep, Version]:
+    def _first(self, X: FloatArray, absmax: float, sample: tuple[FloatArray, float] | None) -> tuple[Upkeep, Version]:
         """Fit, but put nothing in place."""
         params = self._check_params(self.get_params())
         if isinstance(params.directions, str) and params.directions == "query" and sample is None:
@@ -127,12 +128,15 @@ class LivingIndex:
             )
         if not isinstance(params.directions, str):  # used again, when the caller's array may have changed
             params = replace(params, directions=params.directions.copy())
-        _check_directions(params.directions, points.rows)
+        _check_directions(params.directions, X)
         rng = check.check_random_state(self.random_state)
-        n = len(points.rows)
+        n = len(X)
+        coding = Coding.fitted(params.store, X)
+        kept, made = coding.encoded(X)
+        points = Points.of(kept, max(absmax, made))
         # Points pass twice: when they are assigned to cells and when they are copied there.
         with one_blas_thread(), Work(self._threads(), 2 * n, "fit", "points", self.verbose) as work:
-            engine = build(points.rows, points.absmax, sample, params, rng, work)
+            engine = build(X, absmax, sample, params, rng, work, None if kept is X else points)
             work.finish()
         if sample is not None:  # the caller's array may change, and only so many are looked at
             chosen = np.linspace(0, len(sample[0]) - 1, min(_KEPT_QUERIES, len(sample[0]))).astype(np.int64)
@@ -178,7 +182,7 @@ class LivingIndex:
         width = rows.shape[1]
         is_new = version is None or version.points.rows.shape[1] == 0
         if version is None or upkeep is None or is_new:
-            upkeep, version = self._first(Points.of(np.empty((0, width), np.float32), 0.0), None)
+            upkeep, version = self._first(np.empty((0, width), np.float32), 0.0, None)
         store, points = version.store, version.points
         if points.rows.shape[1] != width:  # another thread has fitted
             raise InvalidValueError(f"X: expected shape (m, {points.rows.shape[1]}), received {rows.shape}")
@@ -198,7 +202,7 @@ class LivingIndex:
             with one_blas_thread(), Work(self._threads()) as work:
                 waiting = upkeep.grown(version, grown, rng, work)
         if is_new:
-            self._put(version, upkeep, "fit", points=points.rows)
+            self._put(version, upkeep, "fit", points=np.empty((0, width), np.float32))
         self._put(waiting, upkeep, "add" if gone is None else "update", ids=given, points=rows)
         return given
 
@@ -314,6 +318,7 @@ class LivingIndex:
         Returns
         -------
         (m, d) or, for one id, (d,) float32
+            As they are kept: `store` may have rounded them.
 
         Raises
         ------
@@ -402,7 +407,7 @@ class LivingIndex:
 
     @staticmethod
     def _check_params(params: dict[str, Any]) -> Params:
-        checked = Params.checked(**{name: params[name] for name in STRUCTURE})
+        checked = Params.checked(params)
         check.check_random_state(params["random_state"])
         check.check_num_threads(params["num_threads"])
         return checked

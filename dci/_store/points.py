@@ -11,6 +11,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from .._geometry.quantization import Coding, Matrix, Stored, taken
+from .._native.codes import Codes
 from .._runtime.fork import Lock
 from .._runtime.types import BoolArray, FloatArray, IdArray
 from ..errors import InvalidValueError
@@ -28,7 +30,7 @@ class Points:
 
     Attributes
     ----------
-    rows : (n, d) float32
+    rows : (n, d) float32, or Codes
     ids : (n,) int64 or None
         Of each row; None where they are the rows' numbers.
     ascending : bool
@@ -39,10 +41,10 @@ class Points:
     next_id : int
         Above every id that there has been.
     absmax : float
-        At least the largest |x|.
+        At least the largest |x|, of rows as they are kept.
     """
 
-    rows: FloatArray
+    rows: Matrix
     absmax: float
     ids: Ids | None = None
     ascending: bool = True
@@ -51,7 +53,7 @@ class Points:
     next_id: int = 0
 
     @classmethod
-    def of(cls, rows: FloatArray, absmax: float) -> "Points":
+    def of(cls, rows: Matrix, absmax: float) -> "Points":
         """Return the points of an array, whose ids are its rows' numbers."""
         return cls(rows, absmax, n_live=len(rows), next_id=len(rows))
 
@@ -84,7 +86,8 @@ class PointStore:
     """
 
     def __init__(self, points: Points) -> None:
-        self._rows: FloatArray = points.rows
+        self._rows: Stored = points.rows.array if isinstance(points.rows, Codes) else points.rows
+        self._coding = Coding.of(points.rows)
         self._ids: Ids | None = points.ids
         self._owned = False
         self._lock = Lock()  # of the lookup
@@ -133,7 +136,10 @@ class PointStore:
         return rows
 
     def append(self, points: Points, rows: FloatArray, absmax: float, ids: Ids | None) -> Points:
-        """Return the points with rows behind them; `ids` are not in use, None assigns them."""
+        """Return the points with rows behind them; `ids` are not in use, None assigns them.
+
+        Codes are written anew, all of them, where their coding does not hold the new rows.
+        """
         n, count = len(points.rows), len(rows)
         stop = n + count
         first = points.next_id
@@ -141,8 +147,9 @@ class PointStore:
             raise InvalidValueError(f"ids: expected explicit ones, received none, and none are left above {first - 1}")
         if ids is None and self._ids is not None:  # maybe of a call that failed: it wants no gaps
             ids = np.arange(first, first + count, dtype=np.int64)
-        self._reserve(points, stop, rows.shape[1], explicit=ids is not None)
-        self._rows[n:stop] = rows
+        coding = Coding.of(points.rows).including(points.rows, rows)
+        made = self._reserve(points, stop, coding, explicit=ids is not None)
+        made = max(made, coding.write(rows, self._rows[n:stop]))
         column, ascending, next_id = None, points.ascending, first + count
         if ids is not None and count:
             assert self._ids is not None  # noqa: S101 - reserved above
@@ -156,9 +163,8 @@ class PointStore:
         gone = points.gone
         if gone is not None:
             gone = self._longer(gone, stop)
-        return Points(
-            self._rows[:stop], max(points.absmax, absmax), column, ascending, gone, points.n_live + count, next_id
-        )
+        kept, absmax = coding.matrix(self._rows[:stop]), max(points.absmax, absmax, made)
+        return Points(kept, absmax, column, ascending, gone, points.n_live + count, next_id)
 
     def _longer(self, gone: BoolArray, stop: int) -> BoolArray:
         """Return which rows are gone, of more rows."""
@@ -182,24 +188,24 @@ class PointStore:
         """Return the points in an array without the rows that are gone, and their store; ids do not change."""
         if points.live is None:
             return PointStore(points), points
-        points = replace(points, rows=points.rows[points.live], ids=points.all_ids(), gone=None)
+        points = replace(points, rows=taken(points.rows, points.live), ids=points.all_ids(), gone=None)
         store = PointStore(points)
         store._owned = True
         return store, points
 
-    def _reserve(self, points: Points, stop: int, dim: int, explicit: bool) -> None:
-        """Make room for so many rows, in memory of our own."""
-        n = len(points.rows)
+    def _reserve(self, points: Points, stop: int, coding: Coding, explicit: bool) -> float:
+        """Make room for so many rows, in memory of our own; return what `Coding.write` does of those there are."""
+        n, made, dim = len(points.rows), 0.0, points.rows.shape[1]
         # What is not used yet takes no memory, but some systems count it: twice as much of many rows, else four times.
         spare = _SPARE_BYTES // (4 * max(dim, 1))
         room = max(2 * stop + min(2 * stop, spare), _LEAST_ROOM)
-        if not self._owned or len(self._rows) < stop:
-            larger = np.empty((room, dim), np.float32)
-            if n:
-                larger[:n] = points.rows
-            self._rows, self._owned = larger, True
+        if not self._owned or len(self._rows) < stop or coding.steps is not self._coding.steps:
+            larger = coding.empty(room, dim)
+            made = coding.write(points.rows, larger[:n])
+            self._rows, self._coding, self._owned = larger, coding, True
         explicit = explicit or self._ids is not None
         if explicit and (self._ids is None or len(self._ids) < len(self._rows)):
             column = np.empty(len(self._rows), np.int64)
             column[:n] = np.arange(n) if points.ids is None else points.ids
             self._ids = column
+        return made

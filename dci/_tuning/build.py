@@ -1,5 +1,6 @@
 """Fitting: whether to rank at all, and everything that was left "auto"."""
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -7,11 +8,14 @@ import numpy as np
 from .._api.params import Params
 from .._geometry import directions as dirs
 from .._geometry.metric import MetricEmbedding
+from .._geometry.quantization import Matrix, coded_again
+from .._native.codes import Codes
 from .._native.rows import prepared
 from .._runtime.threads import Work
 from .._runtime.types import FloatArray
 from .._search.exact import ExactSearch
 from .._search.ranked import MOST_CELLS, Ranker, RankingPlan
+from .._store.points import Points
 from .cost_model import COSTS, exact_cost, is_tiny
 from .engine import HELD_OUT, Engine
 from .pilot import choose_n_simple
@@ -23,14 +27,38 @@ _MAX_SIMPLE = 64  # directions that are chosen among
 
 
 def build(
-    X: FloatArray,
+    X: Matrix,
+    absmax: float,
+    queries: tuple[FloatArray, float] | None,
+    params: Params,
+    rng: np.random.Generator,
+    work: Work,
+    kept: Points | None = None,
+) -> Engine:
+    """Fit to X: decide whether to rank, choose what is "auto", build and calibrate.
+
+    Parameters
+    ----------
+    X : (n, d) float32, or Codes
+    kept : Points, optional
+        The same points as Codes, which take their place once there is a structure.
+    """
+    engine = _structure(X, absmax, queries, params, rng, work)
+    if kept is not None or isinstance(X, Codes):
+        engine = _coded(engine, kept, queries, rng, work)
+    if engine.ranker is not None:
+        engine.settle(work)
+    return engine
+
+
+def _structure(
+    X: Matrix,
     absmax: float,
     queries: tuple[FloatArray, float] | None,
     params: Params,
     rng: np.random.Generator,
     work: Work,
 ) -> Engine:
-    """Fit to X: decide whether to rank, choose what is "auto", build and calibrate."""
     n, dim = X.shape
     # An explicit structure is built even where exact search would be faster.
     most_cost = COSTS.worthwhile * exact_cost(n, dim) if params.all_auto else np.inf
@@ -49,12 +77,7 @@ def build(
         engine.reason = "all points are zero"
         return engine
 
-    if queries is not None and len(queries[0]):
-        chosen = rng.choice(len(queries[0]), min(HELD_OUT, len(queries[0])), replace=False)
-        engine.held_out, engine.held_out_absmax = queries[0][chosen], queries[1]
-    else:
-        ids = np.sort(rng.choice(n, min(HELD_OUT, n), replace=False)).astype(np.int32)
-        engine.held_out, engine.held_out_absmax, engine.held_out_ids = X[ids], absmax, ids
+    _hold_out(engine, queries, rng)
     kind = params.directions
     if isinstance(kind, str) and kind == "auto":
         kind = "principal" if queries is None else "query"
@@ -68,8 +91,50 @@ def build(
     if plan is None:
         return engine
     engine.ranker = Ranker(embedding, plan, rng, work)
-    engine.settle(work)
     return engine
+
+
+def _hold_out(engine: Engine, queries: tuple[FloatArray, float] | None, rng: np.random.Generator) -> None:
+    """Choose the queries that are measured on."""
+    n = len(engine.X)
+    if queries is not None and len(queries[0]):
+        chosen = rng.choice(len(queries[0]), min(HELD_OUT, len(queries[0])), replace=False)
+        engine.held_out, engine.held_out_absmax = queries[0][chosen], queries[1]
+    else:
+        ids = np.sort(rng.choice(n, min(HELD_OUT, n), replace=False)).astype(np.int32)
+        engine.held_out, engine.held_out_absmax, engine.held_out_ids = engine.X[ids], engine.exact.absmax, ids
+
+
+def _coded(
+    engine: Engine,
+    kept: Points | None,
+    queries: tuple[FloatArray, float] | None,
+    rng: np.random.Generator,
+    work: Work,
+) -> Engine:
+    """Put points as they are kept in the place of the true ones, and measure what is lost by that."""
+    exact = of_other_codes(engine) if kept is None else ExactSearch(kept.rows, kept.absmax, engine.params.metric)
+    if len(engine.X) >= 2:
+        if len(engine.held_out) == 0:
+            _hold_out(engine, queries, rng)
+        engine.ceilings = engine.measure_ceilings(exact, work)
+    if engine.ranker is None:  # nothing more is measured
+        engine = replace(engine, held_out=np.empty((0, 0), np.float32), held_out_absmax=0.0, held_out_ids=None)
+    if kept is None:
+        return engine
+    engine = replace(engine.on(kept.rows), exact=exact, known=np.empty((0, 0), np.int64))
+    if engine.ranker is not None:
+        engine.ranker.embedding.absmax = kept.absmax
+    return engine
+
+
+def of_other_codes(engine: Engine) -> ExactSearch:
+    """Return a search that stands to exact search of the codes as that stands to exact search of the points themselves.
+
+    These are gone: what it loses tells what was lost when they were coded.
+    """
+    rows = coded_again(cast(Codes, engine.X))
+    return ExactSearch(rows, engine.exact.absmax, engine.params.metric)
 
 
 def _choose_plan(

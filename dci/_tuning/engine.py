@@ -9,9 +9,10 @@ import numpy as np
 from .._api.answers import IndexStats
 from .._api.params import Params
 from .._api.subset import Subset
+from .._geometry.quantization import Matrix, store_of
 from .._runtime.fork import Lock
 from .._runtime.threads import Work
-from .._runtime.types import FloatArray, IdArray, IndexArray
+from .._runtime.types import DoubleArray, FloatArray, IdArray, IndexArray
 from .._search.exact import ExactSearch
 from .._search.ranked import Ranker
 from .calibration import Budget, Calibration, calibrate
@@ -52,6 +53,8 @@ class Engine:
         The points that have not been removed; all if not given.
     growth : float
         How many times as many points there may be near a query as when budgets were measured, at least 1.
+    ceilings : (K,) float64
+        Share of the k true nearest neighbours that exact search finds, k = 1, …, K, where points are kept as codes.
     """
 
     exact: ExactSearch
@@ -66,14 +69,15 @@ class Engine:
     calibrations: dict[tuple[int, int], Calibration] = field(default_factory=dict)
     live: Subset | None = None
     growth: float = 1.0
+    ceilings: DoubleArray = field(default_factory=lambda: np.empty(0))
     lock: Lock = field(default_factory=Lock)
 
     @property
-    def X(self) -> FloatArray:  # noqa: N802 - the papers' matrix
-        """The points, (n, d) float32."""
+    def X(self) -> Matrix:  # noqa: N802 - the papers' matrix
+        """The points, (n, d) float32, or Codes."""
         return self.exact.X
 
-    def on(self, rows: FloatArray) -> "Engine":
+    def on(self, rows: Matrix) -> "Engine":
         """Return the same engine on a copy of its points."""
         exact, ranker = copy(self.exact), copy(self.ranker)
         exact.X = rows
@@ -115,6 +119,19 @@ class Engine:
         found = self.exact.search(self.held_out[rest], self.held_out_absmax, k, work.silent(), self.live_ids, own)[1]
         return np.concatenate([known, found])
 
+    def ceiling(self, k: int) -> float:
+        """Return the share of the k true nearest neighbours that exact search of points as they are kept finds."""
+        return float(self.ceilings[min(k, len(self.ceilings)) - 1]) if len(self.ceilings) else 1.0
+
+    def measure_ceilings(self, other: ExactSearch, work: Work) -> DoubleArray:
+        """Return the shares of the true neighbours of held-out queries that another search of the same points finds."""
+        k = min(MAX_K, self.most_neighbours)
+        true = self.neighbours(k, work)
+        found = other.search(self.held_out, self.held_out_absmax, k, work.silent(), self.live_ids, self.held_out_ids)[1]
+        same = true[:, :, None] == found[:, None, :]
+        place = np.where(same.any(2), same.argmax(2), k)
+        return np.array([(place[:, :count] < count).mean() for count in range(1, k + 1)])
+
     def budget(
         self, k: int, recall: float, work: Work, n_queries: float = np.inf, n_allowed: int | None = None
     ) -> Budget | None:
@@ -134,6 +151,12 @@ class Engine:
         n, dim = self.X.shape
         if self.ranker is None or recall == 1.0:
             return None
+        if len(self.ceilings):
+            # A calibration knows neighbours among points as they are kept, of which the ceiling's share are true ones.
+            ceiling = self.ceiling(k)
+            if recall > ceiling:
+                return None
+            recall /= ceiling
         most_cost = self.most_cost
         if n_allowed is not None:
             # The k-th allowed point is about the (k / share)-th of all; and a mask in the order of the cells is made.
@@ -180,6 +203,11 @@ class Engine:
         if self.params.all_auto and budget is None:
             self.ranker = None
             self.reason = "ranking was measured not to pay"
+            ceiling = self.ceiling(min(ORDINARY_K, self.most_neighbours))
+            if ceiling < self.params.recall:
+                self.reason = (
+                    f"even exact search of {store_of(self.X)} points finds {ceiling:.3f} of the true neighbours"
+                )
 
     def repays_calibration(self, n_queries: int, share: float) -> bool:
         """Whether a share of the time of so many ordinary queries is as long as a calibration."""
@@ -226,8 +254,10 @@ class Engine:
         """Tell what was chosen and measured while fitting."""
         n, dim = self.X.shape
         metric = self.params.metric
+        ceiling = self.ceiling(min(ORDINARY_K, max(n - 1, 1)))
+        store, reachable = store_of(self.X), ceiling if len(self.ceilings) else None
         if self.ranker is None:
-            return IndexStats(n, dim, metric, "exact", self.reason)
+            return IndexStats(n, dim, metric, "exact", self.reason, store=store, exact_recall_at_10=reachable)
         plan = self.ranker.plan
         budget = self.budget(min(10, n - 1), self.params.recall, work)
         return IndexStats(
@@ -244,5 +274,7 @@ class Engine:
             held_out=len(self.held_out),
             max_visits=None if budget is None else budget.visits,
             max_candidates=None if budget is None else budget.candidates,
-            recall_at_10=None if budget is None else budget.recall,
+            recall_at_10=None if budget is None else budget.recall * ceiling,
+            store=store,
+            exact_recall_at_10=reachable,
         )

@@ -15,12 +15,14 @@ import numpy as np
 
 from .._api.params import Params
 from .._api.subset import Subset
+from .._geometry.quantization import is_recoded
+from .._native.codes import Codes
 from .._runtime.fork import Lock
 from .._runtime.threads import Work
 from .._runtime.types import FloatArray, IdArray, IndexArray
 from .._search.exact import ExactSearch
 from .._store.points import Points, PointStore
-from .build import build
+from .build import build, of_other_codes
 from .engine import HELD_OUT, Engine
 
 # To measure anew: `python -m comparisons run --suite dynamic`.
@@ -129,6 +131,8 @@ class Upkeep:
         if Upkeep.room(version, len(points.rows)) < 0:
             return None
         engine = version.engine
+        if is_recoded(engine.X, points.rows):  # all are a little elsewhere
+            return None
         if engine.X.base is not points.rows.base:  # rows have moved: the array before is the caller's or memory to free
             engine = engine.on(points.rows[: version.n_indexed])
         return Version(  # `replace` takes five times as long, which single points feel
@@ -163,7 +167,7 @@ class Upkeep:
         surprise = float(new)
         ranker = engine.ranker
         if ranker is not None:
-            embedding = ranker.embedding.with_rows(points.rows)
+            embedding = ranker.embedding.with_rows(points.rows, points.absmax)
             if embedding is None:
                 surprise = np.inf  # what the structure stands on has changed
                 ranker = None
@@ -219,6 +223,8 @@ class Upkeep:
             engine, held_out=held_out, held_out_absmax=absmax, held_out_ids=ids, calibrations={}, growth=1.0,
             known=_UNKNOWN, lock=Lock(),
         )  # fmt: skip
+        if isinstance(engine.X, Codes):
+            engine.ceilings = engine.measure_ceilings(of_other_codes(engine), work)
         engine.settle(work)
         return replace(version, engine=engine, measured=version.points.n_live, unmeasured=0.0, demand=Demand())
 

@@ -15,6 +15,7 @@ from comparisons.report import bars, tables
 
 OURS = ["fit", "first add", "second add", "remove", "in batches", "one by one", "churn", "fit anew"]
 READS = ["longest read", "longest read, adding"]
+KEPT = ["fit as float32", "fit as float16", "fit as int8"]
 FILES = ["write", "save", "load", "map", "map and query"]
 
 
@@ -56,12 +57,15 @@ def measured(path=None, repeats=2):
 
 def test_every_operation_is_measured_once_a_round(small, cloud):
     rows = measured()
-    assert sorted(row["operation"] for row in rows) == sorted(OURS + READS + FILES)
+    assert sorted(row["operation"] for row in rows) == sorted(OURS + KEPT + READS + FILES)
     assert all(len(row["seconds"]) == 2 and row["rival"] == "dci" for row in rows)
     found = {row["operation"]: row for row in rows}
     assert all(row["beside"] in found for row in rows if "beside" in row)
     sizes = [found[name]["points"] for name in OURS]
     assert sizes == [219, 3, 3, 3, 219, 75, 150, 150]  # 219 + 3 + 3 + 75 are all
+    assert [found[name]["points"] for name in KEPT] == [219] * 3
+    plain, half, quarter = (found[name]["memory"] for name in KEPT)
+    assert plain > half > quarter > cloud.points[:219].nbytes / 4
     assert len({found[name]["bytes"] for name in FILES}) == 1
     for name in READS:
         assert 0 < found[name]["median"] <= found[name]["p99"] <= max(found[name]["seconds"])
@@ -131,7 +135,18 @@ def test_the_table_says_what_is_seen_beside_what_and_that_hnswlib_is_missing(sma
 # --------------------------------------------------------------------------------------------------- bars
 
 
-def large(add=0.002, remove=0.001, batches=0.13, single=0.1, churned=0.1, recall=0.9, save=0.1, mapped=0.01, wait=0.01):
+def large(
+    add=0.002,
+    remove=0.001,
+    batches=0.13,
+    single=0.1,
+    churned=0.1,
+    recall=0.9,
+    save=0.1,
+    mapped=0.01,
+    wait=0.01,
+    **other,
+):
     """Make the rows of much data, whose fit takes 100 ms."""
 
     def one(operation, seconds, rival="dci", **more):
@@ -139,6 +154,12 @@ def large(add=0.002, remove=0.001, batches=0.13, single=0.1, churned=0.1, recall
         return context | {"rival": rival, "operation": operation, "seconds": [seconds]} | more
 
     asked = {"query_seconds": [0.1], "recall": 0.9}
+    kept = {
+        "float32": {"memory": 2e8, "reachable": 1.0},
+        "float16": {"memory": other.get("half", 1.5e8), "reachable": 0.999},
+        "int8": {"memory": 1e8, "reachable": 0.85, "recall": other.get("kept", 0.85)},
+    }
+    kept["int8"]["query_seconds"] = [other.get("smaller", 0.1)]
     return [
         one("fit", 0.1, points=390_000, **asked),
         one("first add", 0.01, points=3_900, beside="fit"),
@@ -151,6 +172,7 @@ def large(add=0.002, remove=0.001, batches=0.13, single=0.1, churned=0.1, recall
         one("fit anew", 0.05, points=195_000, **asked),
         one("longest read", 0.001, asked=200, median=1e-4, p99=5e-4),
         one("longest read, adding", wait, asked=900, median=2e-4, p99=6e-3),
+        *(one(f"fit as {store}", 0.1, points=390_000, **(asked | more)) for store, more in kept.items()),
         one("save", save, bytes=80_000_000, beside="write"),
         one("write", 0.125, bytes=80_000_000),
         one("map and query", mapped, bytes=80_000_000),
@@ -174,6 +196,9 @@ def test_bars_on_an_index_that_changes():
         ({"save": 0.17}, "save"),
         ({"mapped": 0.1}, "mmap"),
         ({"wait": 0.0111}, "a query while"),
+        ({"smaller": 0.101}, "int8: queries"),
+        ({"kept": 0.839}, "fit as int8: recall"),
+        ({"half": 2e8}, "float16: less memory"),
     ):
         (_, also) = sorted(missed(**made_worse), key=lambda asked: asked != first)
         assert words in also
@@ -187,7 +212,7 @@ def test_a_slow_disk_is_no_fault_of_save():
 
 def test_only_recall_is_asserted_and_the_rival_is_shown():
     found = bars.bars(large())
-    assert [bar.asked.partition(":")[0] for bar in found if not bar.timed] == ["in batches", "churn"]
+    assert [bar.asked.partition(":")[0] for bar in found if not bar.timed] == ["in batches", "churn", *KEPT]
     assert [bar.reached for bar in found if "one by one" in bar.asked] == ["78,000 (hnswlib 7,800)"]
     few = bars.bars([row | {"queries": 300} for row in large(recall=0.86)])
     assert all(bar.holds for bar in few if not bar.timed)

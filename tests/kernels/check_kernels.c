@@ -86,6 +86,26 @@ static void check_vectors(ptrdiff_t n, int kind) {
     free(a), free(b), free(out), free(expected);
 }
 
+/* Any bits of halves, and products whose sums round: every instruction set rounds once. */
+static void check_decoding(ptrdiff_t n) {
+    uint16_t *halves = memory(n * 2);
+    int8_t *codes = memory(n);
+    float *steps = memory(n * 4), *offsets = memory(n * 4), *out = memory(n * 4), *expected = memory(n * 4);
+    for (ptrdiff_t i = 0; i < n; i++) {
+        halves[i] = (uint16_t)draw(1 << 16);
+        codes[i] = (int8_t)((int)draw(256) - 128);
+        steps[i] = (float)draw(1 << 23) * 0x1p-20f;
+        offsets[i] = ((float)draw(1 << 23) - 0x1p22f) * 0x1p-16f;
+    }
+    serial->decode_halves(halves, n, 0x1p-126f, expected); /* some results are subnormal */
+    tested->decode_halves(halves, n, 0x1p-126f, out);
+    check_all("decode_halves", out, expected, n, 0);
+    serial->decode_bytes(codes, n, 0.9375f, steps, offsets, expected);
+    tested->decode_bytes(codes, n, 0.9375f, steps, offsets, out);
+    check_all("decode_bytes", out, expected, n, 0);
+    free(halves), free(codes), free(steps), free(offsets), free(out), free(expected);
+}
+
 /* Functions of a multiple of DCI_LANES values. */
 static void check_lanes(ptrdiff_t n, int kind) {
     float *a = floats(n, kind), *b = floats(n, kind), *first = copy_of(a, n), *second = copy_of(a, n), sums[2];
@@ -208,6 +228,7 @@ static void check_kind(int kind) {
     for (int i = 0; i < LENGTH(LENGTHS); i++) {
         ptrdiff_t n = LENGTHS[i];
         for (int repeat = 0; repeat < 20; repeat++) check_vectors(n, kind);
+        for (int repeat = 0; repeat < 20; repeat++) check_decoding(n);
         if (n) check_transpose(n);
         for (int j = 0; j < LENGTH(ROWS); j++) {
             check_combine(ROWS[j], n, DCI_LANES * (1 + (i + j) % 5), kind);

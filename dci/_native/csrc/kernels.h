@@ -80,6 +80,22 @@ static inline void dci_reservoir_push(dci_reservoir *reservoir, float score, uin
         dci_reservoir_cut(reservoir, reservoir->keep + reservoir->keep / 4);
 }
 
+/* The value of an IEEE half, from its bits; every half is a float. */
+static inline float dci_half_to_float(uint16_t half) {
+    uint32_t bits = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
+    float value;
+    if (bits >= 0x7c00u << 13) {
+        bits |= 0x7f800000u; /* infinite or NaN */
+    } else {
+        memcpy(&value, &bits, sizeof value);
+        value *= 0x1p112f; /* from the bias of floats to that of halves; subnormal ones become normal */
+        memcpy(&bits, &value, sizeof bits);
+    }
+    bits |= sign;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 typedef struct {
     const char *name;
 
@@ -112,6 +128,13 @@ typedef struct {
 
     /* out[k] = row[k] * scale - center[k] */
     void (*prepare)(const float *row, ptrdiff_t dim, float scale, const float *center, float *out);
+
+    /* out[k] = step * halves[k], rounded once: for a step that is a power of two exact within the normal range. */
+    void (*decode_halves)(const uint16_t *halves, ptrdiff_t dim, float step, float *out);
+
+    /* out[k] = offsets[k] + step * codes[k], rounded once, for step = factor * steps[k], rounded before. */
+    void (*decode_bytes)(const int8_t *codes, ptrdiff_t dim, float factor, const float *steps, const float *offsets,
+                         float *out);
 
     /* DCI_LANES rows, `stride` floats apart, as one panel. */
     void (*transpose)(const float *rows, ptrdiff_t stride, ptrdiff_t dim, float *panel);

@@ -78,6 +78,15 @@ static void prepare(const float *row, ptrdiff_t dim, float scale, const float *c
     for (ptrdiff_t k = 0; k < dim; k++) out[k] = row[k] * scale - center[k];
 }
 
+static void decode_halves(const uint16_t *halves, ptrdiff_t dim, float step, float *out) {
+    for (ptrdiff_t k = 0; k < dim; k++) out[k] = step * dci_half_to_float(halves[k]);
+}
+
+static void decode_bytes(const int8_t *codes, ptrdiff_t dim, float factor, const float *steps, const float *offsets,
+                         float *out) {
+    for (ptrdiff_t k = 0; k < dim; k++) out[k] = fmaf(factor * steps[k], codes[k], offsets[k]);
+}
+
 static void transpose(const float *rows, ptrdiff_t stride, ptrdiff_t dim, float *panel) {
     for (ptrdiff_t k = 0; k < dim; k++)
         for (ptrdiff_t lane = 0; lane < DCI_LANES; lane++) panel[k * DCI_LANES + lane] = rows[lane * stride + k];
@@ -159,6 +168,6 @@ static float overlap(const float *a, float scale, const float *b, ptrdiff_t n) {
     return sum;
 }
 
-const dci_kernels dci_kernels_serial = {"serial", affine, scan_sum, scan_short, widen, scan_max, argmin, prepare, transpose,
-                                        norm2, absmax_bits, distance2, dot, combine, exponentials, largest,
+const dci_kernels dci_kernels_serial = {"serial", affine, scan_sum, scan_short, widen, scan_max, argmin, prepare, decode_halves,
+                                        decode_bytes, transpose, norm2, absmax_bits, distance2, dot, combine, exponentials, largest,
                                         take_above, overlap};

@@ -5,6 +5,9 @@
  *   ROWS        rows of a full tile, PANELS panels of a full tile
  *   below_mask(scores, tau)   bit i set where scores[i] < tau
  *   lane_bits(truth)          bit i set where lane i of a comparison is true
+ *   load_halves(p)            WIDTH halves as floats
+ *   load_bytes(p)             WIDTH int8 as floats
+ *   fused(a, b, c)            a * b + c, rounded once
  *   minimum(a, b)             a < b ? a : b, lane by lane: b where one is NaN
  *   maximum(a, b)             a > b ? a : b, as above
  *   KERNELS     name of the table, ISA its public name
@@ -271,6 +274,35 @@ static void prepare(const float *row, ptrdiff_t dim, float scale, const float *c
     for (; k < dim; k++) out[k] = row[k] * scale - center[k];
 }
 
+INLINE vfloat decoded_halves(const uint16_t *halves, float step) { return load_halves(halves) * step; }
+INLINE vfloat decoded_bytes(const int8_t *codes, float factor, const float *steps, const float *offsets) {
+    return fused(load_bytes(codes), load(steps) * factor, load(offsets));
+}
+
+static void decode_halves(const uint16_t *halves, ptrdiff_t dim, float step, float *out) {
+    ptrdiff_t k = 0;
+    if (dim >= WIDTH) {
+        for (; k + WIDTH <= dim; k += WIDTH) store(out + k, decoded_halves(halves + k, step));
+        k = dim - WIDTH; /* the last register overlaps the one before */
+        store(out + k, decoded_halves(halves + k, step));
+        return;
+    }
+    for (; k < dim; k++) out[k] = step * dci_half_to_float(halves[k]);
+}
+
+static void decode_bytes(const int8_t *codes, ptrdiff_t dim, float factor, const float *steps, const float *offsets,
+                         float *out) {
+    ptrdiff_t k = 0;
+    if (dim >= WIDTH) {
+        for (; k + WIDTH <= dim; k += WIDTH)
+            store(out + k, decoded_bytes(codes + k, factor, steps + k, offsets + k));
+        k = dim - WIDTH;
+        store(out + k, decoded_bytes(codes + k, factor, steps + k, offsets + k));
+        return;
+    }
+    for (; k < dim; k++) out[k] = fmaf(factor * steps[k], codes[k], offsets[k]);
+}
+
 typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
 
 #ifdef __clang__
@@ -370,4 +402,5 @@ static double dot(const float *a, const float *b, ptrdiff_t dim) {
 #include "softmax.h"
 
 const dci_kernels KERNELS = {ISA, affine, scan_sum, scan_short, widen, scan_max, argmin, prepare,
-                             transpose, norm2, absmax_bits, distance2, dot, combine, exponentials, largest, take_above, overlap};
+                             decode_halves, decode_bytes, transpose, norm2, absmax_bits, distance2, dot, combine,
+                             exponentials, largest, take_above, overlap};

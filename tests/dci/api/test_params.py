@@ -19,7 +19,7 @@ class TestGetParams:
         directions = [[1.0, 0.0], [0.0, 1.0]]
         given = {
             "metric": "euclidean", "directions": directions, "ranking": "max", "n_composite": 1, "n_simple": 2,
-            "n_levels": 2, "recall": 1, "random_state": 3, "num_threads": 2, "verbose": 0,
+            "n_levels": 2, "recall": 1, "store": "int8", "random_state": 3, "num_threads": 2, "verbose": 0,
         }  # fmt: skip
         index = dci.DCI(**given)
         for deep in (True, False):
@@ -134,7 +134,8 @@ class TestStats:
 
     def test_repr_leaves_out_what_does_not_apply(self):
         assert repr(dci.DCI(recall=1.0).fit(X).stats_) == (
-            "IndexStats(n_points=300, dim=6, metric='l2', method='exact', reason='recall=1.0 asks for exact search')"
+            "IndexStats(n_points=300, dim=6, metric='l2', method='exact', reason='recall=1.0 asks for exact search', "
+            "store='float32')"
         )
 
     def test_is_frozen_and_travels(self):

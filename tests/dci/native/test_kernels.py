@@ -6,6 +6,7 @@ import pytest
 from dci._geometry.kmeans import center_panels
 from dci._native import cell_search as native_cell_search
 from dci._native import cells as native_cells
+from dci._native import codes as native_codes
 from dci._native import exact_scan as native_exact_scan
 from dci._native import kernels as native_kernels
 from dci._native import rescore as native_rescore
@@ -57,6 +58,51 @@ def test_extra_coordinate_comes_last_and_is_centred():
     rows = native_rows.Rows(data, 2.0, extra=extra, center=center)
     expected = np.column_stack([2.0 * data, extra]) - center
     np.testing.assert_allclose(native_rows.prepared(rows, all_ids(5)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [*DIMS, 255, 256, 257, 600])
+def test_codes_are_decoded_to_the_bit_as_by_the_serial_kernels(dim, simd):
+    rng = np.random.default_rng(dim)
+    halves = (rng.standard_normal((5, dim)) * np.exp(rng.uniform(-12, 9, (5, dim)))).astype(np.float16)
+    every = np.resize(np.arange(1 << 16, dtype=np.uint16).view(np.float16), (-(-(1 << 16) // dim), dim))
+    codes = rng.integers(-128, 128, (5, dim + 1)).astype(np.int8)
+    codes[:, -1] = [0, 7, 8, 21, 127]
+    factors = np.array([1, 1.875, 0.5, 1.625 / 4, 1.875 * 2.0**-15], np.float32)[:, None]
+    steps, offsets = np.abs(normal(dim)) * np.float32(0.01), normal(dim, seed=1)
+    scale = np.array([2.0**-20], np.float32)
+    kinds = [native_codes.Codes(halves, scale), native_codes.Codes(every, scale),
+             native_codes.Codes(codes, steps, offsets)]  # fmt: skip
+    for rows in kinds:
+        ids = all_ids(len(rows))
+        found = rows[ids]
+        with np.errstate(invalid="ignore"):  # some halves are signalling NaN
+            exact = rows.array.astype(np.float64) * rows.steps if rows.offsets is None else None
+        if exact is None:
+            exact = codes[:, :-1] * (factors * steps).astype(np.float64) + offsets
+        np.testing.assert_allclose(found, exact, rtol=1.2e-7, atol=1e-30)
+        native_kernels.use_simd("serial")
+        np.testing.assert_array_equal(found, rows[ids])
+        native_kernels.use_simd(simd)
+        prepared = native_rows.prepared(native_rows.Rows(rows, 0.5, center=offsets), ids)
+        plain = native_rows.prepared(native_rows.Rows(found, 0.5, center=offsets), ids)
+        np.testing.assert_allclose(prepared, plain, rtol=1e-6, atol=1e-6)
+
+
+def test_bytes_are_the_nearest_with_the_least_factor_that_is_enough():
+    steps, offsets = np.array([0.5, 0.25], np.float32), np.array([0.0, 1.0], np.float32)
+    rows = np.array([[63.5, 1.0], [64.0, 1.1], [-119.0, 1.0], [0.0, 1.0], [1e-2, 1.0], [3.1, -6.2]], np.float32)
+    out = np.empty((6, 3), np.int8)
+    largest = native_codes.encode_bytes(rows, steps, offsets, out)
+    np.testing.assert_array_equal(out[:4], [[127, 0, 0], [114, 0, 1], [-127, 0, 7], [0, 0, 120]])
+    exact = native_codes.Codes(out, steps, offsets)[all_ids(6)]
+    assert 119.0 <= np.abs(exact).max() <= largest <= 119.1
+    factors = (1 + out[:, -1:] % 8 / 8) * 2.0 ** -(out[:, -1:] // 8)
+    assert (np.abs(exact - rows) <= 0.5001 * factors * steps).all()
+    assert (np.abs(out[4:, :-1]).max(axis=1) > 127 / 1.14).all()
+    again = out.copy()
+    native_codes.encode_bytes(rows, 2 * steps, offsets, again, True)
+    np.testing.assert_array_equal(again[:, -1], out[:, -1])
+    assert (np.abs(again[:, :-1] - out[:, :-1] / 2) <= 0.5).all()
 
 
 @pytest.mark.parametrize("dim", DIMS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import dci
+from dci._geometry.quantization import stored
 from dci._runtime import mapped
 from dci._search import read_rows
 
@@ -61,6 +62,22 @@ def test_answers_are_those_of_an_index_in_memory(saved, large_manifold, limit, m
     other.add(Q)
     assert len(other) == len(X) + len(Q)
     np.testing.assert_array_equal(other.query(Q, 1, recall=1.0).distances, 0.0)
+
+
+@pytest.mark.parametrize("store", ["float16", "int8"])
+def test_answers_from_codes_in_a_file(store, large_manifold, tmp_path, monkeypatch):
+    X, Q = large_manifold
+    index = dci.DCI(store=store, random_state=0, num_threads=2, n_simple=8).fit(X)
+    index.save(tmp_path / "index")
+    monkeypatch.setattr(mapped, "_RESIDENT", 1 << 16)
+    other = dci.load(tmp_path / "index", mmap=True)
+    assert mapped.file_of(stored(other._version.points.rows))
+    for options in ({}, {"max_candidates": 3000}, {"recall": 1.0}, {"filter": np.arange(0, len(X), 50)}):
+        for queries in (Q, Q[0]):
+            for found, expected in zip(
+                other.query(queries, 10, **options), index.query(queries, 10, **options), strict=True
+            ):
+                np.testing.assert_array_equal(found, expected, err_msg=str(options))
 
 
 @LINUX

@@ -41,6 +41,15 @@ def grown():
     return index
 
 
+def widened():
+    """Codes that were written anew, in the structure and pending."""
+    index = fitted(store="int8", metric="cosine")
+    index.add(points(300, 1) * np.float32(3))
+    index.add(points(9, 2))
+    index.remove([5, 601])
+    return index
+
+
 def emptied():
     index = fitted()
     index.remove(index.ids)
@@ -85,6 +94,12 @@ KINDS = {
     "grown": grown,
     "emptied": emptied,
     "reset": reset,
+    "float16": lambda: fitted(store="float16"),
+    "float16, ip": lambda: fitted(store="float16", metric="ip", ranking="max"),
+    "int8": lambda: fitted(store="int8"),
+    "int8, exact": lambda: DCI(recall=1, store="int8").fit(points(300)),
+    "int8, no points": lambda: DCI(store="int8").fit(np.empty((0, DIM))),
+    "widened": widened,
 }
 
 

@@ -291,8 +291,57 @@ def test_damage_is_seen(saved, path):
 
 def test_a_newer_content_is_refused(saved, path):
     meta, sections = codec.encode(saved._content())
-    container.write(path, meta | {"content_version": 2}, sections)
-    with pytest.raises(dci.FileFormatError, match="content_version: expected at most 1.* received 2"):
+    container.write(path, meta | {"content_version": 3}, sections)
+    with pytest.raises(dci.FileFormatError, match="content_version: expected at most 2.* received 3"):
+        dci.load(path)
+
+
+@pytest.mark.parametrize("kind", ["changed", "exact", "cosine"])
+def test_content_before_there_were_stores_is_float32(kind, path):
+    index = make_calibrated(kind)
+    meta, sections = codec.encode(index._content())
+    for group, name in (("settings", "store"), ("params", "store"), ("engine", "ceilings")):
+        meta[group] = {key: value for key, value in meta[group].items() if key != name}
+    container.write(path, meta | {"content_version": 1}, sections)
+    assert_same(index, dci.load(path))
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("points.steps", -1.0), ("points.steps", np.nan), ("points.steps", 1e37), ("points.offsets", np.inf),
+        ("points.offsets", 1e30), ("points.steps", 0.0), ("points", None), ("points.steps", None),
+        ("points.offsets", None),
+    ],
+)  # fmt: skip
+def test_codes_that_would_not_be_read_as_finite_numbers_are_refused(section, value, path):
+    meta, sections = codec.encode(make("int8")._content())
+    sections[section] = sections[section].copy()
+    sections[section].flat[3] = 0 if value is None else value
+    if value is None:
+        del sections[section]
+    container.write(path, meta, sections)
+    with pytest.raises(dci.FileFormatError, match="points"):
+        dci.load(path)
+
+
+@pytest.mark.parametrize(
+    ("bits", "step"), [(0x7C00, 1.0), (0x7E00, 1.0), (0x7BFF, 1.0), (1, 1e-40), (1, 0.0), (1, 1e38)]
+)
+def test_halves_too(bits, step, path):
+    meta, sections = codec.encode(make("float16")._content())
+    halves = sections["points"].copy()
+    halves[3, 1] = np.uint16(bits).view(np.float16)
+    container.write(path, meta, sections | {"points": halves, "points.steps": np.array([step], np.float32)})
+    with pytest.raises(dci.FileFormatError, match="points"):
+        dci.load(path)
+
+
+def test_points_of_another_store_than_the_parameters_are_refused(path):
+    meta, sections = codec.encode(make("int8")._content())
+    meta["params"] = meta["params"] | {"store": "float16"}
+    container.write(path, meta, sections)
+    with pytest.raises(dci.FileFormatError, match="expected float16, as in params.store"):
         dci.load(path)
 
 

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import dci
 from dci._api.answers import Request
 from dci._tuning import living
+from tests.dci.store.test_codes import errors
 
 DIM = 5
 METRICS = ("l2", "ip", "cosine")
@@ -58,6 +59,7 @@ class LivingMachine(RuleBasedStateMachine):
     """Renewed all the time."""
 
     patches = {"_PENDING": (3, 0.0)}  # noqa: RUF012 - read only
+    stores = ("float32",)
 
     def __init__(self):
         super().__init__()
@@ -75,11 +77,12 @@ class LivingMachine(RuleBasedStateMachine):
     @initialize(
         metric=st.sampled_from(METRICS), structure=st.sampled_from(STRUCTURES), recall=st.sampled_from([1.0, 0.9]),
         count=st.integers(0, 20), seed=SEEDS, begin=st.sampled_from(["fit", "add", "empty list"]),
-        num_threads=st.sampled_from([1, 2]),
+        num_threads=st.sampled_from([1, 2]), data=st.data(),
     )  # fmt: skip
-    def start(self, metric, structure, recall, count, seed, begin, num_threads):
+    def start(self, metric, structure, recall, count, seed, begin, num_threads, data):
         self.metric = metric
-        self.index = dci.DCI(metric, recall=recall, random_state=0, num_threads=num_threads, **structure)
+        store = data.draw(st.sampled_from(self.stores))
+        self.index = dci.DCI(metric, recall=recall, store=store, random_state=0, num_threads=num_threads, **structure)
         rows = vectors(count, seed)
         if begin == "fit":
             self.index.fit(rows)
@@ -290,7 +293,10 @@ class LivingMachine(RuleBasedStateMachine):
         assert self.index.ids.tolist() == list(self.model)
         assert len(self.index) == self.index.n_points == len(self.model)
         rows = np.array(list(self.model.values()), np.float32).reshape(-1, DIM)
-        assert np.array_equal(self.index.get(list(self.model)), rows)
+        self.check_rows(self.index.get(list(self.model)), rows)
+
+    def check_rows(self, found, rows):
+        assert np.array_equal(found, rows)
 
     @invariant()
     def earlier_versions_answer_as_they_did(self):
@@ -308,7 +314,27 @@ class FoldingMachine(LivingMachine):
     }  # fmt: skip
 
 
+class RoundingMachine(LivingMachine):
+    """Points are rounded when they come, and again where others leave the range."""
+
+    stores = ("float16", "int8")
+
+    def check_rows(self, found, rows):
+        kept = self.index._version.points.rows
+        order = self.index._version.store.find(self.index._version.points, np.array(list(self.model), np.int64))
+        assert (np.abs(found - rows) <= errors(kept)[order]).all()
+        self.model = dict(zip(self.model, found, strict=True))
+
+
+class RoundingFoldingMachine(RoundingMachine):
+    patches = FoldingMachine.patches
+
+
 TestLiving = LivingMachine.TestCase
 TestLiving.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestFolding = FoldingMachine.TestCase
 TestFolding.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestRounding = RoundingMachine.TestCase
+TestRounding.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestRoundingFolding = RoundingFoldingMachine.TestCase
+TestRoundingFolding.settings = TestRounding.settings
