@@ -377,7 +377,7 @@ def _own_column(indices: IndexArray) -> IndexArray:
 
 
 def _check_radius(radius: Any) -> float:
-    if not isinstance(radius, Real) or isinstance(radius, bool):
+    if isinstance(radius, bool) or not isinstance(radius, Real):
         raise InvalidTypeError(f"radius: expected a number >= 0, received {type(radius).__name__} {radius!r:.60}")
     if math.isnan(radius) or radius < 0:
         raise InvalidValueError(f"radius: expected a number >= 0, received {radius}")
