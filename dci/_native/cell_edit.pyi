@@ -1,8 +1,10 @@
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import disjoint_base
 
 from .cells import Cells
 
+@disjoint_base
 class Insertion:
     def __init__(self, cells: Cells, new: Cells, use_max: bool) -> None: ...
     def copy(self, start: int, stop: int) -> None: ...

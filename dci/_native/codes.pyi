@@ -1,12 +1,11 @@
-from typing import overload
+from typing import final, overload
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import disjoint_base
 
 from .._runtime.types import BoolArray, FloatArray
 
-@disjoint_base
+@final
 class Codes:
     def __init__(
         self,
@@ -28,9 +27,9 @@ class Codes:
     def nbytes(self) -> int: ...
     def __len__(self) -> int: ...
     @overload
-    def __getitem__(self, key: slice) -> Codes: ...
+    def __getitem__(self, key: slice, /) -> Codes: ...
     @overload
-    def __getitem__(self, key: npt.NDArray[np.integer] | BoolArray) -> FloatArray: ...
+    def __getitem__(self, key: npt.NDArray[np.integer] | BoolArray, /) -> FloatArray: ...
 
 def encode_bytes(
     rows: FloatArray, steps: FloatArray, offsets: FloatArray, out: npt.NDArray[np.int8], with_factors: bool = False

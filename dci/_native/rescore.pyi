@@ -1,4 +1,4 @@
-from typing_extensions import disjoint_base
+from typing import final
 
 from .._runtime.types import FloatArray, IdArray, IndexArray
 from .codes import Codes
@@ -6,7 +6,7 @@ from .kernels import Reservoirs
 
 METRICS: tuple[str, str, str]
 
-@disjoint_base
+@final
 class TrueDistances:
     def __init__(self, X: FloatArray | Codes, metric: int, absmax: float) -> None: ...
 

@@ -1,11 +1,12 @@
+from typing import final
+
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import disjoint_base
 
 from .._runtime.types import FloatArray, IdArray
 from .codes import Codes
 
-@disjoint_base
+@final
 class Rows:
     def __init__(
         self,
