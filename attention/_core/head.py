@@ -44,16 +44,18 @@ def make_field(
 ) -> Field:
     """Put the keys (S, E) and values (S, Ev) of a head into the cells of its plan; none is in the moments yet."""
     for_keys, for_queries = plan.moments or (None, None)
+    cell_of, strays = plan.cells_of(key, value, options.sink, num_threads)
     return Field(
         key,
         value,
-        plan.cells_of(key, value, options.sink, num_threads),
+        cell_of,
         plan.references,
         for_keys,
         for_queries,
         second_order=options.far_field != "mean",  # without a far field too: a better choice of near cells
         scale=scale,
         keep_far=options.far_field != "none",
+        strays=strays,
     )
 
 
