@@ -5,7 +5,7 @@ block's mean query, a cell is one key and one value, so that the far field of a 
 """
 import numpy as np
 
-from libc.float cimport FLT_MAX
+from libc.float cimport FLT_MAX, FLT_MIN
 from libc.math cimport INFINITY, expf, logf, sqrtf
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcpy, memset
@@ -255,6 +255,7 @@ cdef class Field(Moments):
         cdef float variance, mean_variance = 0
         memset(w.is_outlier + first, 0, count)
         w.widest[b] = 0
+        w.unlike[first] = 1
         self.set_deviations(w, b, 0)
         if count > 1:
             memset(w.sums, 0, count * pad * sizeof(float))
@@ -271,6 +272,7 @@ cdef class Field(Moments):
                     n_outliers += 1
                 else:
                     w.widest[b] = max(w.widest[b], w.scores[i])
+                w.unlike[first + i] = max(<float>1, w.scores[i] / max(mean_variance, FLT_MIN))
             if n_outliers:
                 self.set_deviations(w, b, n_outliers)
         memset(w.wide, 0, dim * pad * sizeof(float))
@@ -373,8 +375,8 @@ cdef class Field(Moments):
                 for lane in range(LANES):
                     tile_row = w.scores + i * cells + c
                     lanes[lane] += tile_row[lane] * tile_row[lane] * doubts[c + lane]
-            for lane in range(LANES):
-                w.risk[first + i] += lanes[lane]
+            for lane in range(LANES):  # a query that is less like its block errs more than the mean of it
+                w.risk[first + i] += lanes[lane] * w.unlike[first + i] * w.unlike[first + i]
             if self.count[self.n_cells]:
                 add_pair(w, self.n_cells, first + i)
         memset(shares, 0, cells * sizeof(float))

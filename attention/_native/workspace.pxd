@@ -30,6 +30,7 @@ cdef class Workspace:
     cdef uint8_t *is_outlier
     cdef float *spreads
     cdef float *widest
+    cdef float *unlike
     cdef float *wide
     cdef float *quadratic
     cdef float *bias

@@ -27,6 +27,7 @@ cdef class Workspace:
         free(self.is_outlier)
         free(self.spreads)
         free(self.widest)
+        free(self.unlike)
         free(self.wide)
         free(self.quadratic)
         free(self.bias)
@@ -60,6 +61,7 @@ cdef class Workspace:
         self.projected = <float *>malloc(n * deviation_pad * sizeof(float))
         self.means_projected = <float *>malloc(n_blocks * deviation_pad * sizeof(float))
         self.is_outlier = <uint8_t *>malloc(n)
+        self.unlike = <float *>malloc(n * sizeof(float))
         self.trust = <float *>malloc(n * sizeof(float))
         self.gaps_projected = <float *>malloc(n * deviation_pad * sizeof(float))
         self.keys = <float *>malloc(n_blocks * cells * dim * sizeof(float))
@@ -90,6 +92,7 @@ cdef class Workspace:
                 and self.pointers and self.means
                 and self.projected and self.keys and self.values and self.shares and self.slopes and self.gaps
                 and self.gaps_projected and self.means_projected and self.is_outlier and self.trust and self.spreads
-                and self.widest and self.wide and self.quadratic and self.bias and self.scores and self.stray_scores
+                and self.widest and self.unlike and self.wide and self.quadratic and self.bias and self.scores
+                and self.stray_scores
                 and self.stray_means and self.stray_panels and self.stray_ids and self.sums and self.small
                 and self.taken and self.pairs and self.ends and self.visitors and self.panel and self.limits)
