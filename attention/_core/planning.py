@@ -28,8 +28,8 @@ _CELL_COORDINATES = 16
 _MOMENT_COORDINATES = 32
 _OUTLIER_RATIO = 6.0  # times the mean squared distance to the own centre
 _MOST_OUTLIERS = 64
-# Strays: keys that are this many times farther than their cell's mean distance, about so many of 4,096 keys and so many
-# times the root of the number of keys.
+# Strays: keys farther than so many times the mean squared distance of their cell, about so many times the root of the
+# number of keys.
 _STRAY_RATIO = 1.5
 _STRAYS = 1.0
 _PRIOR = 4  # keys at the mean distance of all that a cell's mean counts, beside those of the sample
@@ -56,7 +56,7 @@ class HeadPlan:
     own_spread : ndarray of shape (C, 2), float32
         The same distances, cell by cell.
     stray_ratio : float
-        Times `own_spread` beyond which a key is a stray: scored by every query.
+        Times `own_spread` beyond which a key is a stray, that is scored by itself.
     moments : (ndarray of shape (E, m), ndarray of shape (E, m)) or None
         Directions of the moments, for keys and for queries; None for the coordinates themselves.
     radius : float or None

@@ -171,15 +171,15 @@ class Sample:
     def check(self, out: FloatArray, tolerance: float = 1.0) -> tuple[float, float]:
         """Relative L2 error of an output (G * L, Ev) that `Head.run` has written, and its upper bound.
 
-        The riskiest rows are computed exactly, as one of them may hold most of the error; of the others some are looked
-        at. Where the bound alone is beyond the tolerance, more rows are looked at. All that were are exact from then on;
-        the bound counts what they were.
+        The riskiest rows are computed exactly first, as one of them may hold most of the error. Of the others some are
+        looked at; more, where the bound alone is beyond the tolerance. All that were are exact from then on; the bound
+        counts what they were.
         """
         risks = self.head.risks
         riskiest = np.argpartition(risks, -_RISKIEST)[-_RISKIEST:] if len(risks) > _RISKIEST else np.arange(len(risks))
-        riskiest = np.sort(riskiest[risks[riskiest] > 0]).astype(np.int32)
-        out[riskiest] = self.head.exact_rows(riskiest)
-        risks[riskiest] = 0
+        first: IdArray = np.sort(riskiest[risks[riskiest] > 0]).astype(np.int32)
+        out[first] = self.head.exact_rows(first)
+        risks[first] = 0
         sizes = squared_norms(out)
         chances = row_probabilities(risks, sizes)
         if not chances.any():
