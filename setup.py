@@ -29,6 +29,7 @@ MODULES = (
     "attention._native.far_field",
     "attention._native.moments",
     "attention._native.near_field",
+    "attention._native.strays",
     "attention._native.kd_order",
     "attention._native.workspace",
     "dci._native.cells",

@@ -14,7 +14,7 @@ from comparisons.data import heads
 from comparisons.data.datasets import DATASETS, FILE_TYPES, SIZED, ComparisonError, MissingPackageError, load
 from comparisons.harness import machine, results
 from comparisons.harness.results import Run
-from comparisons.knn import adapters, costs, suites
+from comparisons.knn import adapters, costs, filters, suites
 from comparisons.knn.bench import THREADS
 from comparisons.report import tables
 
@@ -113,6 +113,12 @@ def run_calibrate_costs(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_filters(options: argparse.Namespace) -> int:
+    """Print how long queries with a filter take, beside exact search of the allowed points."""
+    print(filters.report(options.threads, options.smoke))
+    return 0
+
+
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
@@ -129,7 +135,7 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m comparisons", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run | report | list | memory | calibrate-costs")
+    commands = parser.add_subparsers(required=True, metavar="run | report | list | memory | filters | calibrate-costs")
     run = commands.add_parser("run", help="measure")
     run.add_argument("--suite", default="knn", metavar="NAME", help="suites, comma-separated, or all (default knn)")
     run.add_argument("--data", action="append", metavar="NAME", help="a data set or a file; repeatable")
@@ -149,10 +155,13 @@ def _parser() -> argparse.ArgumentParser:
     memory.add_argument("--data", required=True, metavar="NAME")
     memory.add_argument("--recall", type=_share, default=suites.RECALL)
     memory.set_defaults(run=run_memory)
+    filtered = commands.add_parser("filters", help="queries with a filter, beside exact search of the allowed points")
+    filtered.add_argument("--smoke", action="store_true", help="little data, two rounds: does it run?")
+    filtered.set_defaults(run=run_filters)
     calibrate = commands.add_parser("calibrate-costs", help="measure the constants of the cost model; change nothing")
     calibrate.add_argument("--smoke", action="store_true", help="few sizes, one round: does it run?")
     calibrate.set_defaults(run=run_calibrate_costs)
-    for command in (run, memory):
+    for command in (run, memory, filtered):
         command.add_argument("--threads", type=_positive, default=THREADS, help="threads for every rival (default 2)")
     return parser
 

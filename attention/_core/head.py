@@ -40,20 +40,31 @@ class Segment:
 
 
 def make_field(
-    plan: HeadPlan, key: FloatArray, value: FloatArray, scale: float, options: AttentionOptions, num_threads: int
+    plan: HeadPlan,
+    key: FloatArray,
+    value: FloatArray,
+    scale: float,
+    options: AttentionOptions,
+    num_threads: int,
+    with_strays: bool = True,
 ) -> Field:
-    """Put the keys (S, E) and values (S, Ev) of a head into the cells of its plan; none is in the moments yet."""
+    """Put the keys (S, E) and values (S, Ev) of a head into the cells of its plan; none is in the moments yet.
+
+    Without strays, a key far from the others of its cell is not looked at by itself.
+    """
     for_keys, for_queries = plan.moments or (None, None)
+    cell_of, strays = plan.cells_of(key, value, options.sink, num_threads)
     return Field(
         key,
         value,
-        plan.cells_of(key, value, options.sink, num_threads),
+        cell_of,
         plan.references,
         for_keys,
         for_queries,
         second_order=options.far_field != "mean",  # without a far field too: a better choice of near cells
         scale=scale,
         keep_far=options.far_field != "none",
+        strays=strays if with_strays else strays[:0],
     )
 
 

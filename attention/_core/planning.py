@@ -3,6 +3,7 @@
 With the same plan, the output of a query depends on no key that it may not see.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,11 @@ _CELL_COORDINATES = 16
 _MOMENT_COORDINATES = 32
 _OUTLIER_RATIO = 6.0  # times the mean squared distance to the own centre
 _MOST_OUTLIERS = 64
+# Strays: keys farther than so many times the mean squared distance of their cell, about so many times the root of the
+# number of keys.
+_STRAY_RATIO = 1.5
+_STRAYS = 1.0
+_PRIOR = 4  # keys at the mean distance of all that a cell's mean counts, beside those of the sample
 _CELLS = 128  # for 16,384 keys and a tolerance of 0.05
 _LEAST_CELLS, _MOST_CELLS = 32, 1024
 
@@ -47,6 +53,10 @@ class HeadPlan:
         Mean squared distance of keys to their centre, in those coordinates, and to their cell's mean.
     outlier_ratio : float
         Times `spread` beyond which, by either distance, a key is an outlier and belongs to every near field.
+    own_spread : ndarray of shape (C, 2), float32
+        The same distances, cell by cell.
+    stray_ratio : float
+        Times `own_spread` beyond which a key is a stray, that is scored by itself.
     moments : (ndarray of shape (E, m), ndarray of shape (E, m)) or None
         Directions of the moments, for keys and for queries; None for the coordinates themselves.
     radius : float or None
@@ -59,19 +69,22 @@ class HeadPlan:
     references: FloatArray
     spread: tuple[float, float]
     outlier_ratio: float
+    own_spread: FloatArray
+    stray_ratio: float
     moments: tuple[FloatArray, FloatArray] | None
     radius: float | None
 
-    def cells_of(self, key: FloatArray, value: FloatArray, sink: int, num_threads: int) -> IdArray:
-        """Cell of every key, and C for the keys that belong to every near field, (S,) int32."""
+    def cells_of(self, key: FloatArray, value: FloatArray, sink: int, num_threads: int) -> tuple[IdArray, IdArray]:
+        """Cell of every key, and C for the keys that belong to every near field, (S,) int32; strays, ascending."""
         cell_of, gap = assign_cells(self.place_keys(key), self.centers, num_threads)
-        rest = key - self.references[cell_of]
-        cell_of[np.maximum(gap / self.spread[0], row_norms(rest) / self.spread[1]) > self.outlier_ratio] = len(
-            self.centers
-        )
-        cell_of[_outlier_values(value)] = len(self.centers)
-        cell_of[:sink] = len(self.centers)
-        return cell_of
+        rest = row_norms(key - self.references[cell_of])
+        own = self.own_spread[cell_of]
+        stray = np.maximum(gap / own[:, 0], rest / own[:, 1]) > self.stray_ratio
+        n_cells = len(self.centers)
+        cell_of[np.maximum(gap / self.spread[0], rest / self.spread[1]) > self.outlier_ratio] = n_cells
+        cell_of[_outlier_values(value)] = n_cells
+        cell_of[:sink] = n_cells
+        return cell_of, np.flatnonzero(stray & (cell_of < n_cells)).astype(np.int32)
 
     def place_keys(self, key: FloatArray) -> FloatArray:
         """Coordinates of keys, (S, p)."""
@@ -115,6 +128,10 @@ def make_plan(
     rest = row_norms(keys - references[cell_of])
     spread = max(float(gap.mean()), _rounding(coordinates)), max(float(rest.mean()), _rounding(keys))
     ratios = np.maximum(gap / spread[0], rest / spread[1])
+    own = np.stack([_own_means(x, cell_of, n_cells, mean) for x, mean in zip((gap, rest), spread, strict=True)], axis=1)
+    # Keys that are not in the sample are farther from its centres.
+    sizes = np.maximum(np.bincount(cell_of, minlength=n_cells), 2)[cell_of]
+    own_ratios = np.maximum(gap / own[cell_of, 0], rest / own[cell_of, 1]) * (sizes + 1) / (sizes - 1)
     wanted = _MOMENT_COORDINATES if options.directions == "auto" else int(options.directions)
     return HeadPlan(
         for_keys=for_keys,
@@ -123,6 +140,8 @@ def make_plan(
         references=references,
         spread=spread,
         outlier_ratio=max(_OUTLIER_RATIO, float(np.quantile(ratios, max(0.0, 1 - _MOST_OUTLIERS / len(key))))),
+        own_spread=own,
+        stray_ratio=max(_STRAY_RATIO, float(np.quantile(own_ratios, max(0.0, 1 - _STRAYS / math.sqrt(len(key)))))),
         moments=product_directions(centered, queries, wanted) if wanted < key.shape[1] else None,
         radius=radius,
     )
@@ -143,8 +162,15 @@ def _outlier_values(value: FloatArray) -> npt.NDArray[np.intp]:
     return far[np.argsort(-gap[far], kind="stable")[:_MOST_OUTLIERS]]
 
 
+def _own_means(squares: FloatArray, cell_of: IdArray, n_cells: int, mean: float) -> FloatArray:
+    """Mean of each cell, (n_cells,), as if some more keys were in it that have the mean of all."""
+    sums = np.bincount(cell_of, squares, n_cells) + _PRIOR * mean
+    means: FloatArray = (sums / (np.bincount(cell_of, minlength=n_cells) + _PRIOR)).astype(np.float32)
+    return means
+
+
 def _rounding(rows: FloatArray) -> float:
-    """A mean squared distance that rounding alone can make between equal rows, above zero."""
+    """Return a mean squared distance that rounding alone can make between equal rows, above zero."""
     finfo = np.finfo(np.float32)
     return float(8 * finfo.eps * row_norms(rows).mean(dtype=np.float64) + finfo.tiny)
 

@@ -20,6 +20,7 @@ _SEGMENTS = 4
 _BLOCKS = 16
 _ROWS = 2  # of a block
 _CHECKED = 96  # rows of the output, beside those of the search, and as often as
+_RISKIEST = 32
 _CHECKS, _HOPEFUL = 3, 0.9  # the error is below this share of the tolerance
 _FIRST = 0.04  # threshold
 # A cell with a large part of the mass is near even where the sample does not ask for it.
@@ -170,11 +171,17 @@ class Sample:
     def check(self, out: FloatArray, tolerance: float = 1.0) -> tuple[float, float]:
         """Relative L2 error of an output (G * L, Ev) that `Head.run` has written, and its upper bound.
 
-        Where the bound alone is beyond the tolerance, more rows are looked at. All that were are exact from then on;
-        the bound counts what they were.
+        The riskiest rows are computed exactly first, as one of them may hold most of the error. Of the others some are
+        looked at; more, where the bound alone is beyond the tolerance. All that were are exact from then on; the bound
+        counts what they were.
         """
+        risks = self.head.risks
+        riskiest = np.argpartition(risks, -_RISKIEST)[-_RISKIEST:] if len(risks) > _RISKIEST else np.arange(len(risks))
+        first: IdArray = np.sort(riskiest[risks[riskiest] > 0]).astype(np.int32)
+        out[first] = self.head.exact_rows(first)
+        risks[first] = 0
         sizes = squared_norms(out)
-        chances = row_probabilities(self.head.risks, sizes)
+        chances = row_probabilities(risks, sizes)
         if not chances.any():
             return 0.0, 0.0
         drawn, exact, total = self.chosen, self.exact, max(float(sizes.sum()), float(np.finfo(np.float32).tiny))

@@ -21,6 +21,7 @@ class Field(Moments):
         *,
         scale: float,
         keep_far: bool = True,
+        strays: IdArray = ...,
     ) -> None: ...
     def attend_rows(
         self,

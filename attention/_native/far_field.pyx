@@ -5,8 +5,8 @@ block's mean query, a cell is one key and one value, so that the far field of a 
 """
 import numpy as np
 
-from libc.float cimport FLT_MAX
-from libc.math cimport INFINITY, expf, sqrtf
+from libc.float cimport FLT_MAX, FLT_MIN
+from libc.math cimport INFINITY, expf, logf, sqrtf
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcpy, memset
 
@@ -22,6 +22,7 @@ from .near_field cimport (
     reset_state,
     write_outputs,
 )
+from .strays cimport Strays
 from .workspace cimport BLOCK, Workspace, add_pair
 
 # To measure these anew: errors by `python -m comparisons run --suite attention_truth`, times by `attention_layers`.
@@ -33,6 +34,10 @@ cdef enum:
 cdef float OUTLIER_RATIO = 2
 cdef float OUTLIER_VARIANCE = 2
 cdef float SPREAD = 0.1  # of the squared variance that the linear forms leave out, in the squared error of a mass
+cdef float SUSPECTED = 2  # a stray's score below what makes its cell near, from which it is a risk
+# Some of a block may score a stray higher than its mean query does, by so many standard deviations of the scores within
+# a cell of the query that is farthest from the mean. A stray is about twice as far from its cell's mean as other keys.
+cdef float STRAY_REACH = 4
 cdef float MOST_GAIN = 1e9  # that a suspected error counts
 cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 
@@ -48,15 +53,28 @@ cdef class Field(Moments):
         Of the scores.
     keep_far : bool
         Whether cells below the threshold are estimated, or left out.
+    strays : (n,) int32, ascending, optional
+        Keys that are far from the others of their cell: a query that one of them weighs much for attends to its cell
+        exactly.
     """
     cdef list workspaces  # those that no thread uses
+    cdef Strays strays
     cdef float scale
     cdef bint keep_far
 
-    def __init__(self, *arguments, float scale, bint keep_far=True, **named):
-        super().__init__(*arguments, **named)
+    def __init__(self, keys, values, cell_of, *arguments, float scale, bint keep_far=True, strays=(), **named):
+        super().__init__(keys, values, cell_of, *arguments, **named)
         self.scale, self.keep_far = scale, keep_far
+        self.strays = Strays(keys, np.asarray(strays, np.int32), cell_of)
         self.workspaces = []
+
+    def advance(self, Py_ssize_t boundary):
+        """Take the keys before `boundary` into the moments; it may only grow."""
+        super().advance(boundary)
+        self.strays.advance(boundary)
+
+    cdef tuple read(self):
+        return (*Moments.read(self), self.strays.taken)
 
     def release(self):
         """Give back what only `advance` and `reset` need, and workspaces."""
@@ -164,7 +182,7 @@ cdef class Field(Moments):
         if w is None or w.capacity < n:
             w = Workspace()
             if not w.allocate(n, self.n_cells, self.cell_pad, self.dim, self.value_pad, self.n_directions,
-                              self.deviation_pad):
+                              self.deviation_pad, self.strays.width):
                 raise MemoryError("workspace of attention")
         w.touched, w.wanted = 0, NULL
         return w
@@ -200,6 +218,11 @@ cdef class Field(Moments):
             w.pointers[b] = w.spreads + b * dim * m
         table().affine(w.pointers, n_blocks, dim * m, &self.sigma[0, 0, 0, 0], &self.no_bias[0], cells // LANES,
                        w.quadratic, cells)
+        if self.strays.taken[0]:
+            for b in range(n_blocks):
+                w.pointers[b] = w.means + b * dim
+            table().affine(w.pointers, n_blocks, dim, &self.strays.panels[0, 0, 0], &self.strays.no_bias[0],
+                           self.strays.width // LANES, w.stray_means, self.strays.width)
         for b in range(n_blocks):
             self.weigh_cells(w, b)
             self.attend_block(w, b, threshold)
@@ -231,6 +254,8 @@ cdef class Field(Moments):
         cdef float *spread = w.spreads + b * dim * m
         cdef float variance, mean_variance = 0
         memset(w.is_outlier + first, 0, count)
+        w.widest[b] = 0
+        w.unlike[first] = 1
         self.set_deviations(w, b, 0)
         if count > 1:
             memset(w.sums, 0, count * pad * sizeof(float))
@@ -245,6 +270,9 @@ cdef class Field(Moments):
                 if w.scores[i] > max(reach, min(OUTLIER_RATIO * mean_variance, OUTLIER_VARIANCE)):
                     w.is_outlier[first + i] = 1
                     n_outliers += 1
+                else:
+                    w.widest[b] = max(w.widest[b], w.scores[i])
+                w.unlike[first + i] = max(<float>1, w.scores[i] / max(mean_variance, FLT_MIN))
             if n_outliers:
                 self.set_deviations(w, b, n_outliers)
         memset(w.wide, 0, dim * pad * sizeof(float))
@@ -312,7 +340,7 @@ cdef class Field(Moments):
 
     cdef void attend_block(self, Workspace w, Py_ssize_t b, float threshold) noexcept nogil:
         """Softmax over the cells for each query of a block, but for the near ones, which are put down as pairs."""
-        cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, c, i, j, lane, taken
+        cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, c, i, lane, taken, n_strays
         cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
         cdef float *keys = w.keys + b * cells * dim
         cdef float *values = w.values + b * cells * self.value_pad
@@ -331,6 +359,7 @@ cdef class Field(Moments):
         for i in range(count):
             w.shift[first + i] = max(-FLT_MAX, table().largest(w.scores + i * cells, cells))
         table().exponentials(w.scores, cells, count, cells, w.shift + first, w.sum + first)
+        n_strays = self.score_strays(w, b, threshold)
         for i in range(count):
             if w.is_outlier[first + i]:
                 memset(w.scores + i * cells, 0, cells * sizeof(float))
@@ -338,8 +367,7 @@ cdef class Field(Moments):
                 continue
             taken = table().take_above(w.scores + i * cells, gains, cells, threshold * w.sum[first + i], w.taken,
                                        &near_sum)
-            for j in range(taken):
-                add_pair(w, w.taken[j], first + i)
+            near_sum += self.take_strays(w, i, first + i, threshold, taken, n_strays)
             w.sum[first + i] = max(<float>0, w.sum[first + i] - near_sum)
             inverse[i] = 1 / (w.sum[first + i] * count) if w.sum[first + i] > 0 else 0
             memset(lanes, 0, LANES * sizeof(float))
@@ -347,8 +375,8 @@ cdef class Field(Moments):
                 for lane in range(LANES):
                     tile_row = w.scores + i * cells + c
                     lanes[lane] += tile_row[lane] * tile_row[lane] * doubts[c + lane]
-            for lane in range(LANES):
-                w.risk[first + i] += lanes[lane]
+            for lane in range(LANES):  # a query that is less like its block errs more than the mean of it
+                w.risk[first + i] += lanes[lane] * w.unlike[first + i] * w.unlike[first + i]
             if self.count[self.n_cells]:
                 add_pair(w, self.n_cells, first + i)
         memset(shares, 0, cells * sizeof(float))
@@ -361,6 +389,62 @@ cdef class Field(Moments):
         table().combine(w.scores, cells, 1, count, self.n_cells, values, self.value_pad, self.value_pad,
                         w.out + first * self.value_pad, self.value_pad)
         w.touched += count * self.n_cells
+
+    cdef float alone(self, Workspace w, Py_ssize_t query, float threshold) noexcept nogil:
+        """The score of a key whose mass alone, all of it an error, is that of a cell at the threshold."""
+        return w.shift[query] + logf(threshold * w.sum[query] / sqrtf(self.mean_count))
+
+    cdef Py_ssize_t score_strays(self, Workspace w, Py_ssize_t b, float threshold) noexcept nogil:
+        """Score the strays that may weigh much for some query of a block; return how many they are."""
+        cdef Py_ssize_t i, n, first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - b * BLOCK)
+        cdef Py_ssize_t n_reached = 0
+        cdef float least, total = 0
+        if self.strays.taken[0] == 0 or threshold <= 0:
+            return 0
+        for i in range(count):
+            if not w.is_outlier[first + i]:
+                total += self.alone(w, first + i, threshold)
+                n_reached += 1
+        least = total / max(<Py_ssize_t>1, n_reached) - SUSPECTED - STRAY_REACH * sqrtf(w.widest[b])
+        n = self.strays.choose(w.stray_means + b * self.strays.width, least, w.stray_ids, w.stray_panels)
+        table().affine(w.pointers, count, self.dim, w.stray_panels, &self.strays.no_bias[0], (n + LANES - 1) // LANES,
+                       w.stray_scores, self.strays.width)
+        return n
+
+    cdef float take_strays(self, Workspace w, Py_ssize_t i, Py_ssize_t query, float threshold, Py_ssize_t taken,
+                           Py_ssize_t n_strays) noexcept nogil:
+        """Put down the near cells of a block's query i: the `taken` ones, and those of strays that weigh much alone.
+
+        Returns what the latter cells weighed.
+        """
+        cdef float *scores = w.scores + i * self.cell_pad
+        cdef float *stray_scores = w.stray_scores + i * self.strays.width
+        cdef float level, mass, near_sum = 0
+        cdef Py_ssize_t j, k
+        cdef int32_t c
+        if n_strays:
+            level = self.alone(w, query, threshold)
+            if table().largest(stray_scores, (n_strays + LANES - 1) // LANES * LANES) <= level - SUSPECTED:
+                n_strays = 0
+        for j in range(n_strays):
+            if stray_scores[j] <= level - SUSPECTED:
+                continue
+            c, k = self.strays.cells[w.stray_ids[j]], 0
+            while k < taken and w.taken[k] != c:
+                k += 1
+            if k < taken:
+                continue
+            if stray_scores[j] > level:
+                w.taken[taken] = c
+                taken += 1
+                near_sum += scores[c]
+                scores[c] = 0
+            else:
+                mass = expf(stray_scores[j] - w.shift[query])
+                w.risk[query] += mass * mass * self.mean_spread
+        for j in range(taken):
+            add_pair(w, w.taken[j], query)
+        return near_sum
 
     cdef float gain(self, float variance, float spread, float log_count) noexcept nogil:
         """What a cell's share of the mass is weighed with: measured errors grow about so.

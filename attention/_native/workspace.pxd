@@ -29,10 +29,16 @@ cdef class Workspace:
     cdef float *means_projected
     cdef uint8_t *is_outlier
     cdef float *spreads
+    cdef float *widest
+    cdef float *unlike
     cdef float *wide
     cdef float *quadratic
     cdef float *bias
     cdef float *scores
+    cdef float *stray_scores
+    cdef float *stray_means
+    cdef float *stray_panels
+    cdef int32_t *stray_ids
     cdef float *sums
     cdef float *small
     cdef int32_t *taken
@@ -44,7 +50,7 @@ cdef class Workspace:
     cdef const uint8_t *wanted
 
     cdef bint allocate(self, Py_ssize_t n, Py_ssize_t n_cells, Py_ssize_t cells, Py_ssize_t dim, Py_ssize_t value_pad,
-                       Py_ssize_t m, Py_ssize_t deviation_pad) noexcept nogil
+                       Py_ssize_t m, Py_ssize_t deviation_pad, Py_ssize_t strays) noexcept nogil
 
 
 cdef inline bint is_wanted(Workspace w, Py_ssize_t query) noexcept nogil:

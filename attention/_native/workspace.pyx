@@ -26,10 +26,16 @@ cdef class Workspace:
         free(self.means_projected)
         free(self.is_outlier)
         free(self.spreads)
+        free(self.widest)
+        free(self.unlike)
         free(self.wide)
         free(self.quadratic)
         free(self.bias)
         free(self.scores)
+        free(self.stray_scores)
+        free(self.stray_means)
+        free(self.stray_panels)
+        free(self.stray_ids)
         free(self.sums)
         free(self.small)
         free(self.taken)
@@ -40,8 +46,8 @@ cdef class Workspace:
         free(self.limits)
 
     cdef bint allocate(self, Py_ssize_t n, Py_ssize_t n_cells, Py_ssize_t cells, Py_ssize_t dim, Py_ssize_t value_pad,
-                       Py_ssize_t m, Py_ssize_t deviation_pad) noexcept nogil:
-        """Get memory for n queries; cells is n_cells rounded up. False if there is none left."""
+                       Py_ssize_t m, Py_ssize_t deviation_pad, Py_ssize_t strays) noexcept nogil:
+        """Get memory for n queries; cells is n_cells rounded up, as strays are. False if there is none left."""
         cdef Py_ssize_t n_blocks = (n + BLOCK - 1) // BLOCK
         cdef Py_ssize_t score_width = max(cells, <Py_ssize_t>TILE)
         self.row = <int32_t *>malloc(n * sizeof(int32_t))
@@ -55,6 +61,7 @@ cdef class Workspace:
         self.projected = <float *>malloc(n * deviation_pad * sizeof(float))
         self.means_projected = <float *>malloc(n_blocks * deviation_pad * sizeof(float))
         self.is_outlier = <uint8_t *>malloc(n)
+        self.unlike = <float *>malloc(n * sizeof(float))
         self.trust = <float *>malloc(n * sizeof(float))
         self.gaps_projected = <float *>malloc(n * deviation_pad * sizeof(float))
         self.keys = <float *>malloc(n_blocks * cells * dim * sizeof(float))
@@ -63,10 +70,15 @@ cdef class Workspace:
         self.slopes = <float *>malloc(n_blocks * value_pad * m * sizeof(float))
         self.gaps = <float *>malloc(n * dim * sizeof(float))
         self.spreads = <float *>malloc(n_blocks * dim * m * sizeof(float))
+        self.widest = <float *>malloc(n_blocks * sizeof(float))
         self.wide = <float *>malloc(dim * deviation_pad * sizeof(float))
         self.quadratic = <float *>malloc(n_blocks * cells * sizeof(float))
         self.bias = <float *>malloc(4 * cells * sizeof(float))
         self.scores = <float *>malloc(BLOCK * score_width * sizeof(float))
+        self.stray_scores = <float *>malloc(max(<Py_ssize_t>1, BLOCK * strays) * sizeof(float))
+        self.stray_means = <float *>malloc(max(<Py_ssize_t>1, n_blocks * strays) * sizeof(float))
+        self.stray_panels = <float *>malloc(max(<Py_ssize_t>1, dim * strays) * sizeof(float))
+        self.stray_ids = <int32_t *>malloc(max(<Py_ssize_t>1, strays) * sizeof(int32_t))
         self.sums = <float *>malloc(BLOCK * max(value_pad, deviation_pad) * sizeof(float))
         self.small = <float *>malloc(3 * BLOCK * sizeof(float))
         self.taken = <int32_t *>malloc((cells + 1) * sizeof(int32_t))
@@ -80,5 +92,7 @@ cdef class Workspace:
                 and self.pointers and self.means
                 and self.projected and self.keys and self.values and self.shares and self.slopes and self.gaps
                 and self.gaps_projected and self.means_projected and self.is_outlier and self.trust and self.spreads
-                and self.wide and self.quadratic and self.bias and self.scores and self.sums and self.small
+                and self.widest and self.unlike and self.wide and self.quadratic and self.bias and self.scores
+                and self.stray_scores
+                and self.stray_means and self.stray_panels and self.stray_ids and self.sums and self.small
                 and self.taken and self.pairs and self.ends and self.visitors and self.panel and self.limits)

@@ -88,7 +88,8 @@ def make_prefix(
         planned_with = options.replace(directions=directions)
         fitted = query[::2].reshape(-1, width)  # not those of the sample, which would seem to err less than others
         plan, planned = make_plan(fitted, key, n_keys, scale, planned_with, 1), n_keys
-    field = make_field(plan, key, value, scale, options, 1)
+    # With strays the sample errs less and the threshold is larger, so that tokens unlike the sample's err more.
+    field = make_field(plan, key, value, scale, options, 1, with_strays=False)
     field.advance(n_keys)
     sample = TokenSample(field, query[1::2])
     if options.near is None:

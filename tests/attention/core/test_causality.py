@@ -111,7 +111,7 @@ class TestPinned:
         query, key, value = smooth(n_keys, length=100)
         plan = make_plan(query[0].numpy(), key[0].numpy(), n_keys, 0.2, ALWAYS, 1)
         assert len(plan.references) == len(plan.centers) + 1
-        cells = plan.cells_of(key[0].numpy(), value[0].numpy(), 4, 1)
+        cells = plan.cells_of(key[0].numpy(), value[0].numpy(), 4, 1)[0]
         assert (cells[:4] == len(plan.centers)).all()
         assert (cells[4:] < len(plan.centers)).all()
 
@@ -120,14 +120,14 @@ class TestPinned:
         far = np.arange(10, 4096, 130)
         value[0, far] *= 50
         _, plan = head_of(query, key, value, None)
-        cells = plan.cells_of(key[0].numpy(), value[0].numpy(), 0, 1)
+        cells = plan.cells_of(key[0].numpy(), value[0].numpy(), 0, 1)[0]
         assert (cells[far] == len(plan.centers)).all()
 
     @pytest.mark.parametrize("sink", [0, 1, 7])
     def test_sinks_lie_in_no_cell(self, sink):
         query, key, value = smooth(1000)
         _, plan = head_of(query, key, value, None)
-        cells = plan.cells_of(key[0].numpy(), value[0].numpy(), sink, 1)
+        cells = plan.cells_of(key[0].numpy(), value[0].numpy(), sink, 1)[0]
         n_cells = len(plan.centers)
         assert (cells[:sink] == n_cells).all()
         assert (cells[sink:] == n_cells).sum() <= 64 + 1000 // 50

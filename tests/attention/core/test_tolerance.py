@@ -1,5 +1,6 @@
 """The engine keeps the tolerance, is exact at the full budget, and misses no needle."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -198,3 +199,35 @@ class TestNeedle:
     @pytest.mark.parametrize(("place", "row"), [(3000, 16_000), (9000, 11_000), (15_999, 16_000), (0, 16_383)])
     def test_behind_a_causal_query(self, name, place, row):
         self.check(name, smooth(16_384, 64), place, [row], is_causal=True)
+
+
+class TestStrays:
+    """A single key that lies far from the others of its cell: no moment of the cell tells what it weighs."""
+
+    N, HALF = 4096, 2048
+
+    def opposite(self, spread, seed):
+        """Pairs of near keys with opposite values, in clusters: where a pair is torn apart, a row has a large error."""
+        rng = np.random.default_rng(seed)
+        centres, means = rng.standard_normal((2, 64, 32), dtype=np.float32)
+        of_key, of_query, other = rng.integers(64, size=(3, self.N))
+        key = centres[of_key] + 0.5 * rng.standard_normal((self.N, 32), dtype=np.float32)
+        way = rng.uniform(0, 0.5, size=(self.N, 1)).astype(np.float32)
+        query = (1 - way) * centres[of_query] + way * centres[other]
+        query += 0.5 * rng.standard_normal((self.N, 32), dtype=np.float32)
+        query *= spread / (query[:512] @ key.T / np.sqrt(32)).std(axis=1).mean()
+        value = means[of_key] + rng.standard_normal((self.N, 32), dtype=np.float32)
+        near, opposed = (x * rng.standard_normal((self.HALF, 32), dtype=np.float32) for x in (0.05, 0.1))
+        key[self.HALF :], value[self.HALF :] = key[: self.HALF] + near, opposed - value[: self.HALF]
+        return tuple(torch.from_numpy(x.astype(np.float32))[None] for x in (query, key, value))
+
+    def test_pairs_of_keys_with_opposite_values(self):
+        approximated = 0
+        for seed in range(4):
+            tensors = self.opposite(2.0, seed)
+            expected = exact(*tensors)
+            for tolerance in (0.02, 0.05, 0.1):
+                out, head = attend(*tensors, ALWAYS.replace(tolerance=tolerance))
+                assert off(out, expected) <= 1.1 * tolerance, head
+                approximated += head.method == "near+far"
+        assert approximated > 0
