@@ -7,7 +7,6 @@ import pytest
 
 import dci
 from dci._tuning import build, engine, living
-from dci._tuning.living import Upkeep
 
 DIM, LATENT, N = 24, 5, 16_000
 _MAPS = np.random.default_rng(7)
@@ -99,8 +98,10 @@ def test_once_the_points_are_gone_their_codes_stand_for_them():
 @pytest.mark.parametrize("store", ["float16", "int8"])
 def test_the_recall_holds_as_points_come(store):
     index = dci.DCI(store=store, n_simple=10, random_state=0, recall=0.9)
-    measured = Upkeep._measured
-    with mock.patch.object(living.Upkeep, "_measured", autospec=True, side_effect=measured) as measure:
+    with (
+        mock.patch.object(living.Upkeep, "measured", wraps=living.Upkeep.measured) as measure,
+        mock.patch.object(living.Version, "repays_measuring", return_value=True),
+    ):
         for part in np.array_split(X, 20):
             index.add(part)
     assert 0 < measure.call_count <= 20
