@@ -189,7 +189,9 @@ def test_what_the_user_can_put_right(capsys, files, index):
 def test_an_interrupt(files):
     latent = RNG.standard_normal((400_000, 6), dtype=np.float32)  # so that ranking pays, and fitting takes its time
     np.save(files / "large.npy", np.tanh(latent @ RNG.standard_normal((6, 64), dtype=np.float32)))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here is ignored there too
     process = start("fit", files / "large.npy", files / "index.dci", "--verbose", "--recall", "0.99")
+    signal.signal(signal.SIGINT, before)
     while not (shown := process.stderr.read(1)):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -209,6 +209,6 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore", RuntimeWarning)
     numbers = [int(text) for text in sys.argv[1:3]]
     count, seed = numbers + [300, 0][len(numbers) :]
-    outcomes = run(count, seed, lambda tried: tried % 1000 or print(f"{tried:8d} tried", flush=True))
+    outcomes = run(count, seed, lambda tried: tried % 1000 or print(f"{tried:8d} tried", file=sys.stderr, flush=True))
     for what, number in sorted(outcomes.items()):
         print(f"{number:8d} {what}")
