@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
-import numbers
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
+
+from dci._runtime.scalars import Checks, describe, is_int, is_real, listed
+from dci._runtime.threads import MAX_THREADS
 
 from .errors import InvalidTypeError, InvalidValueError
 
 FAR_FIELDS = ("auto", "none", "mean", "covariance")
 EMBEDDINGS = ("auto", "query", "random")
-MAX_THREADS = 1024
+_checks = Checks(InvalidTypeError, InvalidValueError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,15 +103,15 @@ class AttentionOptions:
     def __post_init__(self) -> None:
         checked = {
             "tolerance": _tolerance(self.tolerance),
-            "top_k": _count(self.top_k, "top_k", "None or an int >= 1", none=True),
+            "top_k": _count(self.top_k, "top_k", "None or an int >= 1"),
             "near": _near(self.near),
             "far_field": _far_field(self.far_field, self.top_k),
-            "exact_below": _count(self.exact_below, "exact_below", "None or an int >= 0", least=0, none=True),
+            "exact_below": _count(self.exact_below, "exact_below", "None or an int >= 0", least=0),
             "directions": _directions(self.directions),
-            "embedding": _one_of(self.embedding, "embedding", EMBEDDINGS),
-            "sink": _count(self.sink, "sink", "an int >= 0", least=0),
-            "window": _count(self.window, "window", "an int >= 0", least=0),
-            "random_state": _count(self.random_state, "random_state", "an int >= 0", least=0),
+            "embedding": _checks.choice(self.embedding, "embedding", EMBEDDINGS),
+            "sink": _checks.count(self.sink, "sink", "an int >= 0", least=0),
+            "window": _checks.count(self.window, "window", "an int >= 0", least=0),
+            "random_state": _checks.count(self.random_state, "random_state", "an int >= 0", least=0),
             "num_threads": _num_threads(self.num_threads),
         }
         if self.top_k is not None and self.near is not None:
@@ -145,31 +147,14 @@ def from_text(text: str) -> AttentionOptions:
     return AttentionOptions(**json.loads(text or "{}"))
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _received(value: object) -> str:
-    return f"received {type(value).__name__} {value!r:.60}"
-
-
-def _count(value: Any, name: str, expected: str, least: int = 1, none: bool = False) -> int | None:
-    if value is None and none:
-        return None
-    if not _is_int(value):
-        raise InvalidTypeError(f"{name}: expected {expected}, {_received(value)}")
-    if value < least:
-        raise InvalidValueError(f"{name}: expected {expected}, received {value}")
-    return int(value)
+def _count(value: Any, name: str, expected: str, least: int = 1, most: int | None = None) -> int | None:
+    """Return a count, or None as it is."""
+    return None if value is None else _checks.count(value, name, expected, least, most)
 
 
 def _tolerance(value: Any) -> float:
-    if not _is_real(value):
-        raise InvalidTypeError(f"tolerance: expected a number between 0 and 1, {_received(value)}")
+    if not is_real(value):
+        raise InvalidTypeError(f"tolerance: expected a number between 0 and 1, received {describe(value)}")
     if not 0 < value < 1:  # NaN fails this too
         raise InvalidValueError(f"tolerance: expected a number between 0 and 1, both excluded, received {value}")
     return float(value)
@@ -177,22 +162,18 @@ def _tolerance(value: Any) -> float:
 
 def _near(value: Any) -> int | float | None:
     expected = "None, an int >= 1 or a float share in (0, 1]"
-    if value is None or _is_int(value):
-        return _count(value, "near", expected, none=True)
-    if not _is_real(value):
-        raise InvalidTypeError(f"near: expected {expected}, {_received(value)}")
-    if not 0 < value <= 1:
-        raise InvalidValueError(f"near: expected {expected}, received {value}")
-    return float(value)
+    if value is None or is_int(value):
+        return _count(value, "near", expected)
+    return _checks.share(value, "near", expected)
 
 
 def _far_field(value: Any, top_k: object) -> str:
-    if _is_int(value) or isinstance(value, bool):
+    if is_int(value) or isinstance(value, bool):
         # What earlier versions took.
         now = {"False": "none", "0": "mean", "2": "covariance"}.get(str(value))
         instead = f" (now called {now!r})" if now else ""
-        raise InvalidTypeError(f"far_field: expected {_listed(FAR_FIELDS)}, {_received(value)}{instead}")
-    far_field = _one_of(value, "far_field", FAR_FIELDS)
+        raise InvalidTypeError(f"far_field: expected {listed(FAR_FIELDS)}, received {describe(value)}{instead}")
+    far_field = _checks.choice(value, "far_field", FAR_FIELDS)
     if top_k is None:
         return far_field
     if far_field not in ("auto", "none"):
@@ -203,24 +184,8 @@ def _far_field(value: Any, top_k: object) -> str:
 def _directions(value: Any) -> int | str | None:
     if isinstance(value, str) and value == "auto":
         return value
-    return _count(value, "directions", "'auto' or an int >= 1")
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return "one of " + ", ".join(map(repr, names))
-
-
-def _one_of(value: Any, name: str, names: tuple[str, ...]) -> str:
-    if not isinstance(value, str):
-        raise InvalidTypeError(f"{name}: expected {_listed(names)}, {_received(value)}")
-    if value not in names:
-        raise InvalidValueError(f"{name}: expected {_listed(names)}, received {value!r}")
-    return value
+    return _checks.count(value, "directions", "'auto' or an int >= 1")
 
 
 def _num_threads(value: Any) -> int | None:
-    expected = f"None or an int from 1 to {MAX_THREADS}"
-    count = _count(value, "num_threads", expected, none=True)
-    if count is not None and count > MAX_THREADS:
-        raise InvalidValueError(f"num_threads: expected {expected}, received {count}")
-    return count
+    return _count(value, "num_threads", f"None or an int from 1 to {MAX_THREADS}", most=MAX_THREADS)

@@ -4,7 +4,6 @@ scikit-learn is an optional extra; only this module imports it.
 """
 
 import math
-from numbers import Real
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -20,6 +19,7 @@ except ImportError as error:
 from dci import DCI
 
 from ._api.validation import as_points, check_choice, check_count, check_metric
+from ._runtime.scalars import describe, is_real
 from ._runtime.types import FloatArray, IndexArray
 from .errors import InvalidTypeError, InvalidValueError
 
@@ -377,8 +377,8 @@ def _own_column(indices: IndexArray) -> IndexArray:
 
 
 def _check_radius(radius: Any) -> float:
-    if isinstance(radius, bool) or not isinstance(radius, Real):
-        raise InvalidTypeError(f"radius: expected a number >= 0, received {type(radius).__name__} {radius!r:.60}")
+    if not is_real(radius):
+        raise InvalidTypeError(f"radius: expected a number >= 0, received {describe(radius)}")
     if math.isnan(radius) or radius < 0:
         raise InvalidValueError(f"radius: expected a number >= 0, received {radius}")
     return float(radius)

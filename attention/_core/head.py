@@ -18,10 +18,10 @@ from dci._runtime.types import FloatArray, IdArray
 
 from .._native.far_field import Field
 from .._native.near_field import LocalKeys
+from .._native.workspace import BLOCK
 from ..options import AttentionOptions
 from .planning import HeadPlan
 
-BLOCK = 64  # queries that share a linear form
 ALL_NEAR = -1.0  # a threshold that every cell is above
 # To measure these anew: python -m comparisons run --suite attention_layers
 _ALONE = 512  # outlier queries that a thread takes at once: with all keys, what is between two looks at Ctrl-C

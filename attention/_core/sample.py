@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from dci._runtime.types import FloatArray, IdArray
 
+from .._native.workspace import BLOCK
 from .bounds import estimate_sum, row_probabilities
-from .head import ALL_NEAR, BLOCK, REACH, Head, Segment
+from .head import ALL_NEAR, REACH, Head, Segment
 from .threshold_search import Look, ThresholdSearch, search_size
 
 MomentsState = tuple[tuple[float, float], tuple[FloatArray, ...]]

@@ -9,6 +9,7 @@ from dci._native.kernels cimport LANES, table
 
 from .workspace cimport TILE
 
+from dci._native.panels import lay_out, sizes_of
 from dci._native.rows import panels_of
 
 
@@ -56,15 +57,11 @@ cdef class Moments:
             self.for_keys = padded
             self.for_queries = np.ascontiguousarray(for_queries, dtype=np.float32)
             self.query_panels = panels_of(self.for_queries.T)
-        sizes = np.bincount(cell_of, minlength=self.n_cells + 1)
-        n_panels = -(-sizes // LANES)
-        self.first_panel = np.concatenate([[0], np.cumsum(n_panels)]).astype(np.int32)
+        first_panel, places = lay_out(sizes_of(np.asarray(cell_of), self.n_cells + 1))
+        self.first_panel = first_panel.astype(np.int32)
         order = np.argsort(np.asarray(cell_of).astype(np.uint16), kind="stable").astype(np.int32)
-        starts = np.concatenate([[0], np.cumsum(sizes)])
         total = self.first_panel[self.n_cells + 1]
         ids = np.full(total * LANES, -1, np.int32)
-        shifts = np.asarray(self.first_panel)[: self.n_cells + 1].astype(np.int64) * LANES - starts[: self.n_cells + 1]
-        places = np.arange(self.n_keys) + np.repeat(shifts, sizes)
         ids[places] = order
         self.ids = ids
         self.panels = np.empty((total, self.dim, LANES), np.float32)

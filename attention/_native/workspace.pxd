@@ -2,8 +2,10 @@ from libc.stdint cimport int32_t, uint8_t
 
 
 # To measure these anew: python -m comparisons run --suite attention_layers
-cdef enum:
+cpdef enum:
     BLOCK = 64  # queries that share a linear form, and that visit a cell together
+
+cdef enum:
     TILE = 256  # keys that are scored at once
     LOCAL_TILE = 128  # of these, of the keys that queries see in part
 

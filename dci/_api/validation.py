@@ -5,7 +5,6 @@ is checked again. Every message says what was expected and what was received.
 """
 
 import math
-import numbers
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +14,13 @@ import numpy.typing as npt
 
 from .._native.kernels import survey
 from .._native.rescore import METRICS
+from .._runtime.scalars import Checks, describe, is_int
+from .._runtime.threads import MAX_THREADS
 from .._runtime.types import FloatArray
 from ..errors import InvalidTypeError, InvalidValueError
 from .subset import Subset
 
-MAX_THREADS = 1024
+_checks = Checks(InvalidTypeError, InvalidValueError)
 _METRIC_ALIASES = {"euclidean": "l2", "inner_product": "ip"}
 # A mask of n points takes as long as sorting n / 32 ids. To measure anew: time `np.unique` against filling a mask.
 _SORTED_PER_POINT = 32
@@ -78,7 +79,7 @@ def as_queries(Q: npt.ArrayLike, dim: int, name: str = "Q") -> tuple[FloatArray,
     single = array.ndim == 1 and array.size > 0
     if single:
         if dim and array.size != dim:
-            raise InvalidValueError(f"{name}: expected shape (nq, {dim}) or ({dim},), received {_describe(array)}")
+            raise InvalidValueError(f"{name}: expected shape (nq, {dim}) or ({dim},), received {describe(array)}")
         array = array[np.newaxis]
     queries, absmax = _finite_matrix(array, name, dim or None)
     return queries, absmax, single
@@ -109,15 +110,15 @@ def as_filter(allowed: npt.ArrayLike, n: int, name: str = "filter") -> Subset:
     array = _asarray(allowed, name)
     expected = f"{name}: expected a bool mask of shape ({n},) or a 1-D integer array of ids"
     if array.ndim != 1:
-        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+        raise InvalidValueError(f"{expected}, received {describe(array)}")
     if array.dtype == np.bool_:
         if array.size != n:
-            raise InvalidValueError(f"{expected}, received {_describe(array)}")
+            raise InvalidValueError(f"{expected}, received {describe(array)}")
         return Subset(n, mask=np.ascontiguousarray(array))
     if array.size == 0:  # `[]` arrives as float64
         return Subset(n, ids=np.empty(0, np.int32))
     if array.dtype.kind not in "iu":
-        raise InvalidTypeError(f"{expected}, received {_describe(array)}")
+        raise InvalidTypeError(f"{expected}, received {describe(array)}")
     ascending = bool((array[1:] > array[:-1]).all())
     outside = (array < 0) | (array >= n) if not ascending or array[0] < 0 or array[-1] >= n else np.False_
     if outside.any():
@@ -164,15 +165,15 @@ def as_ids(ids: npt.ArrayLike, name: str = "ids", count: int | None = None) -> n
     if array.ndim == 0:
         array = array.reshape(1)
     if array.ndim != 1 or (count is not None and array.size != count):
-        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+        raise InvalidValueError(f"{expected}, received {describe(array)}")
     if array.size == 0:
         return np.empty(0, np.int64)
-    if (array.dtype.kind == "O" and all(_is_int(value) for value in array)) or array.dtype == np.uint64:
+    if (array.dtype.kind == "O" and all(is_int(value) for value in array)) or array.dtype == np.uint64:
         large = next((int(value) for value in array if not -(2**63) <= int(value) < 2**63), None)
         if large is not None:
             raise InvalidValueError(f"{name}: expected ints within 64 bits, received {large}")
     elif array.dtype.kind not in "iu":
-        raise InvalidTypeError(f"{expected}, received {_describe(array)}")
+        raise InvalidTypeError(f"{expected}, received {describe(array)}")
     return np.ascontiguousarray(array, np.int64)
 
 
@@ -181,7 +182,7 @@ def as_radius(r: npt.ArrayLike, n_queries: int) -> FloatArray:
     array = _real_array(r, "r")
     expected = f"r: expected a number or shape ({n_queries},)"
     if array.ndim > 1 or (array.ndim == 1 and len(array) != n_queries):
-        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+        raise InvalidValueError(f"{expected}, received {describe(array)}")
     if np.isnan(array.astype(np.float64)).any():
         raise InvalidValueError(f"{expected}, received NaN")
     with np.errstate(over="ignore"):
@@ -190,7 +191,7 @@ def as_radius(r: npt.ArrayLike, n_queries: int) -> FloatArray:
 
 def check_count(value: Any, name: str) -> int:
     """Return a count of at least 1."""
-    return _count(value, name, "an int >= 1")
+    return _checks.count(value, name, "an int >= 1")
 
 
 def check_k(k: Any) -> int:
@@ -218,21 +219,21 @@ def check_budget(value: Any, total: int, name: str) -> int | None:
     expected = "an int >= 1 or a float share in (0, 1]"
     if value is None:
         return None
-    if _is_int(value):
-        return min(_count(value, name, expected), max(total, 1))
-    return max(math.ceil(_share(value, name, expected) * total), 1)
+    if is_int(value):
+        return min(_checks.count(value, name, expected), max(total, 1))
+    return max(math.ceil(_checks.share(value, name, expected) * total), 1)
 
 
 def check_recall(recall: Any, name: str = "recall") -> float:
     """Return a wanted recall, a number in (0, 1]."""
-    return _share(recall, name, "a number in (0, 1]")
+    return _checks.share(recall, name, "a number in (0, 1]")
 
 
 def check_count_or_auto(value: Any, name: str) -> int | None:
     """Return a count of at least 1, or None for ``"auto"``."""
     if isinstance(value, str) and value == "auto":
         return None
-    return _count(value, name, "an int >= 1 or 'auto'")
+    return _checks.count(value, name, "an int >= 1 or 'auto'")
 
 
 def check_num_threads(num_threads: Any) -> int:
@@ -253,10 +254,7 @@ def check_num_threads(num_threads: Any) -> int:
         if not from_environment.isdecimal():
             raise InvalidValueError(f"{name}: expected {expected}, received {from_environment!r}")
         num_threads = int(from_environment)
-    count = _count(num_threads, name, expected)
-    if count > MAX_THREADS:
-        raise InvalidValueError(f"{name}: expected {expected}, received {count}")
-    return count
+    return _checks.count(num_threads, name, expected, most=MAX_THREADS)
 
 
 def check_random_state(random_state: Any) -> np.random.Generator:
@@ -275,17 +273,12 @@ def check_random_state(random_state: Any) -> np.random.Generator:
         return random_state
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(0, 2**32, size=4, dtype=np.uint32))
-    return np.random.default_rng(_count(random_state, "random_state", expected, least=0))
+    return np.random.default_rng(_checks.count(random_state, "random_state", expected, least=0))
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
     """Return `value`, one of `choices`."""
-    expected = "one of " + ", ".join(repr(choice) for choice in choices)
-    if not isinstance(value, str):
-        raise InvalidTypeError(f"{name}: expected {expected}, received {_describe(value)}")
-    if value not in choices:
-        raise InvalidValueError(f"{name}: expected {expected}, received {value!r}")
-    return value
+    return _checks.choice(value, name, choices)
 
 
 def check_metric(metric: Any) -> str:
@@ -311,7 +304,7 @@ def _real_array(value: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
     if array.dtype.kind not in "biuf":
         origin = "" if isinstance(value, np.ndarray) else f" from a {type(value).__name__}"
         raise InvalidTypeError(
-            f"{name}: expected real numbers (bool, integer or floating dtype), received {_describe(array)}{origin}"
+            f"{name}: expected real numbers (bool, integer or floating dtype), received {describe(array)}{origin}"
         )
     return array
 
@@ -322,11 +315,11 @@ def _finite_matrix(array: npt.NDArray[Any], name: str, dim: int | None) -> tuple
     columns = "d" if dim is None else dim
     expected = f"{name}: expected a 2-D array of shape (n, {columns})"
     if array.ndim != 2:
-        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+        raise InvalidValueError(f"{expected}, received {describe(array)}")
     if dim is not None and array.shape[1] != dim:
-        raise InvalidValueError(f"{expected}, received {_describe(array)}")
+        raise InvalidValueError(f"{expected}, received {describe(array)}")
     if array.shape[0] > 0 and array.shape[1] == 0:
-        raise InvalidValueError(f"{expected} with d >= 1, received {_describe(array)}")
+        raise InvalidValueError(f"{expected} with d >= 1, received {describe(array)}")
 
     if array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
         points: FloatArray = array
@@ -351,41 +344,7 @@ def _raise_not_finite(row: npt.NDArray[Any], index: int, name: str) -> None:
     raise InvalidValueError(f"{name}: expected finite values, received {row[column]} in row {index}, column {column}")
 
 
-def _is_int(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _is_real(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, numbers.Real)
-
-
-def _count(value: Any, name: str, expected: str, least: int = 1) -> int:
-    if not _is_int(value):
-        raise InvalidTypeError(f"{name}: expected {expected}, received {_describe(value)}")
-    if value < least:
-        raise InvalidValueError(f"{name}: expected {expected}, received {value}")
-    return int(value)
-
-
-def _share(value: Any, name: str, expected: str) -> float:
-    if not _is_real(value):
-        raise InvalidTypeError(f"{name}: expected {expected}, received {_describe(value)}")
-    if not 0 < value <= 1:  # NaN fails this too
-        raise InvalidValueError(f"{name}: expected {expected}, received {value}")
-    return float(value)
-
-
 def _available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _describe(value: Any) -> str:
-    """Name a received value: an array by shape and dtype, anything else by type and repr."""
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    text = repr(value)
-    if len(text) > 60:
-        text = text[:57] + "..."
-    return f"{type(value).__name__} {text}"

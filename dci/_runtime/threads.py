@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+MAX_THREADS = 1024  # that anybody may ask for
+
 
 def _progress_bar(total: int, title: str, unit: str) -> Any:
     from tqdm import tqdm  # here: its import takes a third of what `import dci` takes

@@ -9,12 +9,12 @@ from .._geometry.metric import power_of_two, sample_mean
 from .._geometry.quantization import Matrix, stored
 from .._native.exact_scan import merge, scan, scan_direct, uncertain
 from .._native.kernels import Reservoirs
-from .._native.rescore import METRICS, TrueDistances, rescore
+from .._native.rescore import METRICS
 from .._native.rows import Rows, inverse_norms, prepared
 from .._runtime.mapped import AROUND, in_order, looked_at, most_bytes
 from .._runtime.threads import Work, blocks, even_blocks
 from .._runtime.types import BoolArray, DoubleArray, FloatArray, IdArray, IndexArray
-from .read_rows import FileRows
+from .read_rows import FileRows, Rescore, rescorer
 
 # To measure anew: `python -m comparisons run --suite batch` for queries together, `--suite latency` for single ones.
 _FEW = 3  # queries that are answered faster one by one than in a tile
@@ -122,22 +122,10 @@ class ExactSearch:
             return Rows(self.X, 1.0, self.row_scale), Rows(Q, 1.0, inverse_norms(Q)), 1.0, -1.0
         return Rows(self.X, self.scale), Rows(Q, power_of_two(q_absmax)), self.scale, -1.0
 
-    def _rescore(
-        self,
-        Q: FloatArray,
-        reservoirs: Reservoirs,
-        keep: int,
-        ids: IdArray | None,
-        exclude: IdArray | None,
-        found: tuple[FloatArray, IndexArray],
-    ) -> None:
-        """Find the nearest among the best `keep` of each query."""
-        file_rows = FileRows.of(self.X, self.metric, self.absmax)
-        if file_rows is None:
-            points = TrueDistances(self.X, METRICS.index(self.metric), self.absmax)
-            rescore(points, Q, reservoirs, ids, exclude, *found)
-        else:
-            file_rows.rescore(Q, reservoirs, keep, ids, exclude, found)
+    @property
+    def _rescore(self) -> Rescore:
+        """What finds the nearest among the candidates of some queries."""
+        return rescorer(self.X, self.metric, self.absmax, FileRows.of(self.X, self.metric, self.absmax))
 
     def search(
         self,

@@ -8,18 +8,17 @@ import numpy as np
 from .._api.answers import Request
 from .._geometry.kmeans import BLOCK, Nearest, center_panels, k_means, nearest_of
 from .._geometry.metric import MetricEmbedding
-from .._geometry.panels import lay_out, sizes_of
 from .._geometry.quantization import Matrix
 from .._native import cell_search
 from .._native.cell_edit import Insertion, remove
 from .._native.cells import CellArrays, Cells
 from .._native.kernels import LANES, Reservoirs
-from .._native.rescore import METRICS, TrueDistances, rescore
+from .._native.panels import lay_out, sizes_of
 from .._native.rows import Rows, pack, pack_short, panels_of, project
 from .._runtime.threads import Work, blocks, even_blocks
 from .._runtime.types import FloatArray, IdArray, IndexArray
 from .exact import block_rows
-from .read_rows import FileRows
+from .read_rows import FileRows, rescorer
 
 MOST_CELLS = (1 << 27) - 1  # each wastes up to 15 positions, of which there are 2^32
 _BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second, so that Ctrl-C is answered
@@ -229,7 +228,6 @@ class Ranker:
         distances = np.empty((len(Q), k), np.float32)
         indices = np.empty((len(Q), k), np.int64)
         rows = self.embedding.queries(Q, request.absmax)
-        points = TrueDistances(X, METRICS.index(self.embedding.metric), self.embedding.absmax)
         n_composite = self.plan.n_composite
         lanes, sizes = None, None
         if request.allowed is not None:
@@ -238,7 +236,9 @@ class Ranker:
 
         width = n_composite * self.plan.n_simple
         most = block_rows(keep, width, n_composite)
-        file_rows = FileRows.of(X, self.embedding.metric, self.embedding.absmax)
+        metric, absmax = self.embedding.metric, self.embedding.absmax
+        file_rows = FileRows.of(X, metric, absmax)
+        rescore = rescorer(X, metric, absmax, file_rows)
         if file_rows is not None:
             most = min(most, file_rows.at_once(keep * n_composite))
         parts = even_blocks(len(Q), min(most, _BLOCK_PRODUCTS // (visits * width) + 1), work.num_threads)
@@ -255,10 +255,7 @@ class Ranker:
             work.tick()
             own = None if exclude is None else exclude[start:stop]
             found, ids = (distances[start:stop], indices[start:stop]), self.cells.arrays.ids
-            if file_rows is None:
-                rescore(points, Q[start:stop], reservoirs, ids, own, *found)
-            else:
-                file_rows.rescore(Q[start:stop], reservoirs, keep, ids, own, found)
+            rescore(Q[start:stop], reservoirs, keep, ids, own, found)
             spare.append(reservoirs)
             work.tick(stop - start)
 

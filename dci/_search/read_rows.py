@@ -1,5 +1,6 @@
 """Candidates whose rows are read from a file, where an array is too large to be held: what `rescore` does elsewhere."""
 
+from collections.abc import Callable
 from io import FileIO
 
 import numpy as np
@@ -13,6 +14,19 @@ from .._runtime.mapped import file_of
 from .._runtime.types import FloatArray, IdArray, IndexArray
 
 _BYTES = 64 << 20  # of the rows that are read at once
+
+
+Rescore = Callable[
+    [FloatArray, Reservoirs, int, IdArray | None, IdArray | None, tuple[FloatArray, IndexArray]], None
+]  # queries, reservoirs, candidates of a reservoir, ids, exclude, found: as `FileRows.rescore` has them
+
+
+def rescorer(X: Matrix, metric: str, absmax: float, file_rows: "FileRows | None") -> Rescore:
+    """Return what finds the nearest among candidates: in memory, or in a file if there are rows of one."""
+    if file_rows is not None:
+        return file_rows.rescore
+    points = TrueDistances(X, METRICS.index(metric), absmax)
+    return lambda Q, reservoirs, _, ids, exclude, found: rescore(points, Q, reservoirs, ids, exclude, *found)
 
 
 class FileRows:

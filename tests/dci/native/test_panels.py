@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dci._geometry import panels
-from dci._geometry.panels import lay_out
+from dci._native import panels
+from dci._native.panels import lay_out
 
 
 def test_cells_are_laid_out_in_64_bits():

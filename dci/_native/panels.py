@@ -1,9 +1,12 @@
 """Where the rows of cells lie in panels of `LANES` rows: every cell starts a panel."""
 
 import numpy as np
+import numpy.typing as npt
 
-from .._native.kernels import LANES
-from .._runtime.types import IdArray, IndexArray
+from .kernels import LANES
+
+IdArray = npt.NDArray[np.int32]
+IndexArray = npt.NDArray[np.int64]
 
 _AT_ONCE = 1 << 19  # points: 2 ms
 

@@ -1,0 +1,1 @@
+BLOCK: int  # queries that share a linear form
