@@ -18,6 +18,7 @@ from .._runtime.types import DoubleArray, FloatArray, IdArray
 Matrix = FloatArray | Codes  # (n, d) float32, or read as such
 Stored = npt.NDArray[Any]  # float32, float16 or int8
 
+# To measure those of int8 anew: `python -m comparisons run --suite dynamic`, by the recall that is reachable.
 _FLOAT16 = 65504.0
 _HALF_EXPONENT = 14  # the largest number is written as up to 2^14: there is room for others four times as large
 _LEAST_EXPONENT, _MOST_EXPONENT = -126, 114  # of a step of float16: its largest multiple is a float32, and 1 / step

@@ -28,6 +28,7 @@ _OUTLIER = 6.0  # times the mean squared distance to the own centre
 _MAX_OUTLIERS = 0.01  # of all points; one panel is scanned as a whole anyway
 # How much farther from their centres, in the mean of squares, new points may lie than those that the cells were made
 # for before they count as from elsewhere: points of the same distribution lie 1.2 - 1.45 times as far.
+# To measure anew: `python -m comparisons run --suite dynamic`.
 _LIKE_OTHERS, _SURPRISE_RATE, _MOST_SURPRISE = 1.4, 4.0, 10.0
 
 

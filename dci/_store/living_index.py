@@ -23,6 +23,7 @@ from .ids import check_different, check_new, raise_unknown
 from .points import Points, PointStore
 from .reader import decode_random_state, encode_random_state
 
+# To measure anew: `python -m comparisons run --suite dynamic`.
 _MANY = 1024  # queries that are worth putting pending points into the structure first
 _KEPT_QUERIES = 4096  # of the sample that was given, for building anew
 PARAMETERS = codec.SETTINGS
