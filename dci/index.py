@@ -245,7 +245,7 @@ class DCI(LivingIndex):
         ----------
         Q : (nq, d) or (d,) array of numbers
         r : float or (nq,) array of float
-            Largest distance; for inner products the smallest one.
+            Largest distance, at least 0; for inner products the smallest one, of any sign.
         max_results : int, optional
             Of a query, the nearest ones.
         num_threads : int, optional
@@ -267,7 +267,7 @@ class DCI(LivingIndex):
         """
         version = self._fitted("query_radius")
         queries, absmax, _ = check.as_queries(Q, version.points.rows.shape[1], "Q")
-        radius = check.as_radius(r, len(queries))
+        radius = check.as_radius(r, len(queries), version.engine.params.metric)
         most = version.points.n_live
         most = most if max_results is None else min(most, check.check_count(max_results, "max_results"))
         recall = version.engine.params.recall

@@ -140,7 +140,7 @@ class DurableDCI(DCI):
     def _replay(self, records: Iterable[Record]) -> None:
         """Do again what a journal tells; points that were added one by one, many at a time.
 
-        Those that wait for their place in the structure wait together, so that it is renewed when it was before.
+        Those that wait for their place in the structure wait together, so that it is renewed no more often than it was.
         """
         waiting: list[Arrays] = []
         room = count = 0
@@ -163,7 +163,7 @@ class DurableDCI(DCI):
                 self._apply(name, record.arrays, record.meta)
                 continue
             if not waiting:
-                room = 0 if self._version is None else Upkeep.room(self._version, len(self._version.points.rows))
+                room = 0 if self._version is None else self._version.room(len(self._version.points.rows))
                 count = 0
             waiting.append(record.arrays)
             count += np.size(record.arrays.get("ids", ()))
@@ -235,6 +235,7 @@ class DurableDCI(DCI):
             super().save(path)
             return
         directory = self._opened()
+        self._finish()
         with self._writer:
             position, content = directory.position(), codec.encode(self._content())
         directory.compact(lambda base: container.write(base, *content), position)

@@ -28,7 +28,7 @@ SHARE = 100  # one point of so many comes or goes in a call
 BATCHES = 100  # in which all points come
 CHURNS = 50  # rounds in which others take the place of all points
 LEAST_SINGLE = 2_000  # points that come one by one, or a quarter of the data if it is little …
-SINGLE_SHARE = 50  # … and one of so many of much data, so that new points have to join the structure, more than once
+SINGLE_SHARE = 50  # … and one of so many of much data, so that new points have to join the structure
 LEAST_READS = 200  # single queries, alone; more while points are added, as long as that takes
 TURNS = 3  # batches of queries a round: the index that changed and the one that was fitted take turns
 CONNECTIONS = {"M": 16}  # of the graph
@@ -94,13 +94,18 @@ class Changing:
             return index
 
         seconds, index = self.bench.timed(grow)
+        query = self.bench.data.queries[:1]
+        first, _ = self.bench.timed(lambda: index.query(query, self.bench.k))  # does what was left as nobody asked
         answered = self._ask(self._there, [(index, 0)])[0]
         yield _row("in batches", seconds, points=len(self.there), beside="fit", **answered)
+        yield _row("in batches, and a query", seconds + first, points=len(self.there), beside="fit")
 
     def one_by_one(self, turn: int) -> Iterator[Row]:
         """Add single points to an index that owns its points, as it does from the first call on."""
         index, _ = self._fit(self.there, turn)
         index.add(self.some)
+        index.add(self.more)
+        index.query(self.bench.data.queries[:1], self.bench.k)  # else new points would wait for one, outside
         yield self._singly("dci", index.add)
 
     def graph(self) -> Row:

@@ -1,9 +1,8 @@
 """The points that a filter allows."""
 
-from functools import cached_property
-
 import numpy as np
 
+from .._runtime.cached import cached
 from .._runtime.types import BoolArray, IdArray
 
 
@@ -32,14 +31,14 @@ class Subset:
             self.ids = ids
         self.count = len(self.ids) if mask is None else int(np.count_nonzero(mask))
 
-    @cached_property
+    @cached
     def mask(self) -> BoolArray:
         """Whether each point is one of them."""
         mask = np.zeros(self.n, np.bool_)
         mask[self.ids] = True
         return mask
 
-    @cached_property
+    @cached
     def ids(self) -> IdArray:
         """Which points they are."""
         return np.flatnonzero(self.mask).astype(np.int32)

@@ -177,14 +177,16 @@ def as_ids(ids: npt.ArrayLike, name: str = "ids", count: int | None = None) -> n
     return np.ascontiguousarray(array, np.int64)
 
 
-def as_radius(r: npt.ArrayLike, n_queries: int) -> FloatArray:
-    """Coerce a radius to one a query, (n_queries,) float32; it may be infinite, but not NaN."""
+def as_radius(r: npt.ArrayLike, n_queries: int, metric: str) -> FloatArray:
+    """Coerce a radius to one a query, (n_queries,) float32: infinite ones too, but no NaN and no negative distance."""
     array = _real_array(r, "r")
     expected = f"r: expected a number or shape ({n_queries},)"
     if array.ndim > 1 or (array.ndim == 1 and len(array) != n_queries):
         raise InvalidValueError(f"{expected}, received {describe(array)}")
     if np.isnan(array.astype(np.float64)).any():
         raise InvalidValueError(f"{expected}, received NaN")
+    if metric != "ip" and (array < 0).any():
+        raise InvalidValueError(f"{expected} >= 0 for the metric {metric!r}, received {array.min()}")
     with np.errstate(over="ignore"):
         return np.broadcast_to(array.astype(np.float32), (n_queries,))
 
@@ -312,14 +314,11 @@ def _real_array(value: npt.ArrayLike, name: str) -> npt.NDArray[Any]:
 def _finite_matrix(array: npt.NDArray[Any], name: str, dim: int | None) -> tuple[FloatArray, float]:
     if array.ndim == 1 and array.size == 0:
         array = array.reshape(0, dim or 0)
-    columns = "d" if dim is None else dim
-    expected = f"{name}: expected a 2-D array of shape (n, {columns})"
-    if array.ndim != 2:
-        raise InvalidValueError(f"{expected}, received {describe(array)}")
-    if dim is not None and array.shape[1] != dim:
-        raise InvalidValueError(f"{expected}, received {describe(array)}")
-    if array.shape[0] > 0 and array.shape[1] == 0:
-        raise InvalidValueError(f"{expected} with d >= 1, received {describe(array)}")
+    fits = array.ndim == 2 and (dim is None or array.shape[1] == dim)
+    if not fits or (array.shape[1] == 0 and array.shape[0] > 0):
+        least = " with d >= 1" if fits else ""
+        shape = f"(n, {'d' if dim is None else dim})"
+        raise InvalidValueError(f"{name}: expected a 2-D array of shape {shape}{least}, received {describe(array)}")
 
     if array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
         points: FloatArray = array

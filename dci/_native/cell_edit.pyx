@@ -2,7 +2,7 @@
 import numpy as np
 
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int16_t, int32_t, uint8_t
 from libc.string cimport memcpy
 
 from .cells cimport Cells
@@ -106,8 +106,8 @@ cdef void copy_panels(Cells cells, const uint8_t[:, :, :, ::1] coordinates, Pane
 
 cdef void add_lanes(Cells new, const uint8_t[:, :, :, ::1] coordinates, Panels out, Py_ssize_t c) noexcept nogil:
     """Put a cell's new points into its free lanes."""
-    cdef Py_ssize_t to = out.first_panel[c] * <Py_ssize_t>LANES, source, part, k, size = out.size
-    cdef Py_ssize_t lane, into
+    cdef Py_ssize_t to = out.first_panel[c] * <Py_ssize_t>LANES, source, part, size = out.size
+    cdef Py_ssize_t lane, into, count = out.coordinates.shape[2]
     for source in range(new.first_panel[c] * <Py_ssize_t>LANES, new.first_panel[c + 1] * <Py_ssize_t>LANES):
         if new.ids[source] < 0:
             continue
@@ -119,8 +119,20 @@ cdef void add_lanes(Cells new, const uint8_t[:, :, :, ::1] coordinates, Panels o
             out.bias[part, to] = new.bias[part, source]
             if new.quantized:
                 out.steps[part, to] = new.steps[part, source]
-            for k in range(out.coordinates.shape[2]):
-                memcpy(&out.coordinates[part, to // LANES, k, into], &coordinates[part, source // LANES, k, lane], size)
+            copy_lane(
+                &coordinates[part, source // LANES, 0, lane], &out.coordinates[part, to // LANES, 0, into], count, size
+            )
+
+
+cdef inline void copy_lane(const uint8_t *source, uint8_t *out, Py_ssize_t count, Py_ssize_t size) noexcept nogil:
+    """Copy one point's coordinates, 2 or 4 bytes each, from a lane of a panel to one of another."""
+    cdef Py_ssize_t k, lanes = LANES
+    if size == sizeof(int16_t):
+        for k in range(count):
+            (<int16_t *>out)[k * lanes] = (<const int16_t *>source)[k * lanes]
+    else:
+        for k in range(count):
+            (<int32_t *>out)[k * lanes] = (<const int32_t *>source)[k * lanes]
 
 
 def remove(Cells cells, positions, bint use_max):

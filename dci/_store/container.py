@@ -21,7 +21,7 @@ import numpy.typing as npt
 from .._runtime.mapped import Map
 from ..errors import FileFormatError, InvalidTypeError, InvalidValueError
 from . import layout
-from .files import Path, replacing, write_all
+from .files import Path, flushing, replacing, write_all
 from .layout import Section, Shape
 
 Array = npt.NDArray[Any]
@@ -75,10 +75,15 @@ def write(path: Path, meta: dict[str, Any], sections: Sections) -> None:
         As the system says. Then, and if anything else interrupts it, the file at `path` stays as it was.
     """
     text, plan = _plan(meta, sections)
-    with replacing(path) as descriptor:
+    with replacing(path) as descriptor, flushing(descriptor) as written:
+
+        def put(block: memoryview) -> None:
+            write_all(descriptor, [block])
+            written(block.nbytes)
+
         # The header comes last: until it is there, no part of the file can be taken for a whole one.
         start = os.lseek(descriptor, len(layout.encode_head(text, plan)), os.SEEK_SET)
-        done = _pour(plan, sections, lambda block: write_all(descriptor, [block]), start)
+        done = _pour(plan, sections, put, start)
         os.lseek(descriptor, 0, os.SEEK_SET)
         write_all(descriptor, [layout.encode_head(text, done)])
 

@@ -6,13 +6,15 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from ..errors import StorageError
 
 Path = str | os.PathLike[str]
 
+_FLUSHED = 1 << 24  # bytes that are brought to the disk at a time. To measure anew: the suite `dynamic`
 _TEMPORARY = re.compile(r"\.dci-[0-9a-f]{16}\.tmp")
 
 
@@ -67,6 +69,42 @@ def write_all(descriptor: int, buffers: Iterable[Any]) -> None:
             written -= views.pop(0).nbytes
         if written:
             views[0] = views[0][written:]
+
+
+@contextlib.contextmanager
+def flushing(descriptor: int) -> Iterator[Callable[[int], None]]:
+    """Have another thread bring what is written to the disk meanwhile, so that a sync at the end finds little to do.
+
+    Yields
+    ------
+    callable
+        To be told of every so many bytes that have been written.
+
+    Raises
+    ------
+    OSError
+        As the system says of what it could not bring there; the sync at the end does not say that again.
+    """
+    left = 0
+    running: Future[None] | None = None
+
+    def written(count: int) -> None:
+        nonlocal left, running
+        left += count
+        if left >= _FLUSHED and (running is None or running.done()):
+            _result(running)
+            left, running = 0, None
+            with contextlib.suppress(RuntimeError):  # no thread can be started any more when the interpreter ends
+                running = pool.submit(sync, descriptor, data_only=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        yield written
+        _result(running)
+
+
+def _result(task: Future[None] | None) -> None:
+    if task is not None:
+        task.result()
 
 
 def sync(descriptor: int, *, data_only: bool = False) -> None:

@@ -168,7 +168,8 @@ class LivingIndex:
         -----
         The first call copies the points that are there: from then on the array that was fitted is not used any more.
         New points are found at once; the structure follows by itself. Amortised, adding a point takes the time of
-        fitting a few. Queries of other threads go on meanwhile and see all of the new points or none.
+        fitting a few. After many additions without a query in between, the next query (or `save`) takes as long as a
+        part of a fit. Queries of other threads go on meanwhile and see all of the new points or none.
         """
         version = self._version
         dim = version.points.rows.shape[1] if version else 0
@@ -196,7 +197,7 @@ class LivingIndex:
         if gone is not None:
             version = upkeep.shrunk(version, store.remove(points, gone), gone)
         grown = store.append(version.points, rows, absmax, ids)
-        given = grown.ids_of(np.arange(len(grown.rows) - len(rows), len(grown.rows)))
+        given = grown.ids_from(len(points.rows))
         waiting = upkeep.waiting(version, grown)
         if waiting is None:
             rng = check.check_random_state(self.random_state)
@@ -279,23 +280,29 @@ class LivingIndex:
     def _catch_up(self, version: Version, n_queries: int) -> Version:
         """Return a version of the same points for so many queries: one that answers them faster, if that pays.
 
-        Pending points are put into the structure, budgets that have become too large are measured, unless somebody
-        changes the index right now. To build anew is left to those who change it: a query does not wait for that.
+        Pending points are put into the structure, budgets that have become too large are measured, also those that
+        waited as long as nobody asked; unless somebody changes the index right now. To build anew is left to those who
+        change it: a query does not wait for that.
         """
         version.demand.queries += n_queries
-        fold = n_queries >= _MANY and version.pending is not None
-        measure = version.is_stale and version.repays_measuring()
-        if (fold or measure) and self._writer.try_enter():
+        fold = (n_queries >= _MANY or version.is_behind()) and version.can_fold()
+        if (fold or version.wants_measuring()) and self._writer.try_enter():
             try:
                 now, upkeep = self._state
                 if now is version and upkeep is not None:  # nobody was faster
                     rng = check.check_random_state(self.random_state)
                     with one_blas_thread(), Work(self._threads()) as work:
-                        version = upkeep.caught_up(version, rng, work, fold=fold, measure=measure)
+                        version = upkeep.caught_up(version, rng, work, fold=fold)
                     self._state = version, upkeep
             finally:
                 self._writer.__exit__(None, None, None)
         return version
+
+    def _finish(self) -> None:
+        """Do what was left to the next query: what is written now may be read many times."""
+        version = self._version
+        if version is not None:
+            self._catch_up(version, 1)
 
     @property
     def ids(self) -> IndexArray:
@@ -357,6 +364,7 @@ class LivingIndex:
         `docs/file-format.md` describes the format. Other threads may query and add meanwhile: the version of when the
         call began is written.
         """
+        self._finish()
         container.write(path, *codec.encode(self._content()))
 
     def _content(self) -> codec.Index:
@@ -381,6 +389,7 @@ class LivingIndex:
             self._state = content.version, Upkeep(content.version.engine.params, content.queries)
 
     def __getstate__(self) -> dict[str, Any]:
+        self._finish()
         # The file's format, which holds the points once; an array, for those who pickle buffers out of band.
         return {"data": np.frombuffer(container.to_bytes(*codec.encode(self._content())), np.uint8)}
 

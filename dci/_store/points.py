@@ -6,13 +6,13 @@ doubled, in a new array, and a removed row stays where it is until `PointStore.c
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from .._geometry.quantization import Coding, Matrix, Stored, taken
 from .._native.codes import Codes
+from .._runtime.cached import cached
 from .._runtime.fork import Lock
 from .._runtime.types import BoolArray, FloatArray, IdArray
 from ..errors import InvalidValueError
@@ -57,9 +57,9 @@ class Points:
         """Return the points of an array, whose ids are its rows' numbers."""
         return cls(rows, absmax, n_live=len(rows), next_id=len(rows))
 
-    @cached_property
+    @cached
     def live(self) -> IdArray | None:
-        """The rows that are not gone, ascending; None if all are there."""
+        """Return the rows that are not gone, ascending; None if all are there."""
         return None if self.gone is None else np.flatnonzero(~self.gone).astype(np.int32)
 
     def ids_of(self, rows: npt.NDArray[np.integer]) -> Ids:
@@ -69,6 +69,12 @@ class Points:
         if len(self.ids) == 0:
             return np.full(rows.shape, -1, np.int64)
         return np.where(rows < 0, -1, self.ids[rows])
+
+    def ids_from(self, start: int) -> Ids:
+        """Ids of the rows from one on, a copy."""
+        if self.ids is None:
+            return np.arange(start, len(self.rows), dtype=np.int64)
+        return self.ids[start:].copy()
 
     def all_ids(self) -> Ids:
         """Ids of the points in the order in which they came, a copy."""
@@ -147,7 +153,9 @@ class PointStore:
             raise InvalidValueError(f"ids: expected explicit ones, received none, and none are left above {first - 1}")
         if ids is None and self._ids is not None:  # maybe of a call that failed: it wants no gaps
             ids = np.arange(first, first + count, dtype=np.int64)
-        coding = Coding.of(points.rows).including(points.rows, rows)
+        coding = self._coding  # of float32 there is one
+        if isinstance(points.rows, Codes):
+            coding = Coding.of(points.rows).including(points.rows, rows)
         made = self._reserve(points, stop, coding, explicit=ids is not None)
         made = max(made, coding.write(rows, self._rows[n:stop]))
         column, ascending, next_id = None, points.ascending, first + count

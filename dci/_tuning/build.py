@@ -16,7 +16,7 @@ from .._runtime.types import FloatArray
 from .._search.exact import ExactSearch
 from .._search.ranked import MOST_CELLS, Ranker, RankingPlan
 from .._store.points import Points
-from .cost_model import COSTS, exact_cost, is_tiny
+from .cost_model import is_tiny, most_ranked_cost
 from .engine import HELD_OUT, Engine
 from .pilot import choose_n_simple
 
@@ -34,6 +34,7 @@ def build(
     rng: np.random.Generator,
     work: Work,
     kept: Points | None = None,
+    calibrated: bool = True,
 ) -> Engine:
     """Fit to X: decide whether to rank, choose what is "auto", build and calibrate.
 
@@ -42,11 +43,13 @@ def build(
     X : (n, d) float32, or Codes
     kept : Points, optional
         The same points as Codes, which take their place once there is a structure.
+    calibrated : bool
+        Measure the budget of an ordinary query now; else whoever asks first does.
     """
     engine = _structure(X, absmax, queries, params, rng, work)
     if kept is not None or isinstance(X, Codes):
         engine = _coded(engine, kept, queries, rng, work)
-    if engine.ranker is not None:
+    if engine.ranker is not None and calibrated:
         engine.settle(work)
     return engine
 
@@ -61,7 +64,7 @@ def _structure(
 ) -> Engine:
     n, dim = X.shape
     # An explicit structure is built even where exact search would be faster.
-    most_cost = COSTS.worthwhile * exact_cost(n, dim) if params.all_auto else np.inf
+    most_cost = most_ranked_cost(n, dim) if params.all_auto else np.inf
     engine = Engine(ExactSearch(X, absmax, params.metric), params, most_cost)
     if params.all_auto:
         if params.recall == 1.0:

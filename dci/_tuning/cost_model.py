@@ -31,6 +31,11 @@ def exact_cost(n: int, dim: int) -> float:
     return COSTS.exact_query + n * (dim * COSTS.product + COSTS.point)
 
 
+def most_ranked_cost(n: int, dim: int) -> float:
+    """Return what a ranked query may cost, in ns: above that exact search is the better way."""
+    return COSTS.worthwhile * exact_cost(n, dim)
+
+
 def ranked_cost(visits: float, candidates: float, width: int, dim: int, n_cells: int) -> float:
     """Estimated time of one ranked query in a batch, in ns, `width` being L * m."""
     scan = visits * (width * COSTS.product + COSTS.point)

@@ -16,7 +16,7 @@ from .._runtime.types import DoubleArray, FloatArray, IdArray, IndexArray
 from .._search.exact import ExactSearch
 from .._search.ranked import Ranker
 from .calibration import Budget, Calibration, calibrate
-from .cost_model import COSTS, exact_cost, is_tiny, mask_cost, ranked_cost
+from .cost_model import exact_cost, is_tiny, mask_cost, most_ranked_cost, ranked_cost
 
 # To measure anew: `python -m comparisons run --suite calibration` for the recall reached, `construction` for the time.
 ORDINARY_K = 10  # neighbours that most queries ask for
@@ -161,7 +161,7 @@ class Engine:
         if n_allowed is not None:
             # The k-th allowed point is about the (k / share)-th of all; and a mask in the order of the cells is made.
             k = -(-k * n // n_allowed)
-            most_cost = min(most_cost, COSTS.worthwhile * exact_cost(n_allowed, dim) - mask_cost(n) / n_queries)
+            most_cost = min(most_cost, most_ranked_cost(n_allowed, dim) - mask_cost(n) / n_queries)
         if k > min(self.most_neighbours, _MOST_K):
             return None
         if is_tiny(n, dim):  # too few to save anything, or to calibrate on

@@ -99,6 +99,39 @@ class TestFailures:
         assert_unharmed(path)
 
 
+class TestFlushing:
+    """What another thread brings to the disk meanwhile."""
+
+    @pytest.fixture(autouse=True)
+    def often(self, monkeypatch):
+        monkeypatch.setattr(files, "_FLUSHED", 1 << 22)
+
+    def test_it_is_told_of_all(self, path):
+        write(path, {}, LARGE)
+        assert equal(read(path), ({}, LARGE))
+
+    def test_an_error_that_only_it_sees_leaves_the_old_file(self, path, monkeypatch):
+        real = files.sync
+
+        def fail(descriptor, *, data_only=False):
+            if data_only:
+                raise OSError(errno.EIO, "no such sector")
+            real(descriptor)
+
+        monkeypatch.setattr(files, "sync", fail)
+        with pytest.raises(OSError, match="no such sector"):
+            write(path, {}, LARGE)
+        assert_unharmed(path)
+
+    def test_no_thread_can_be_started(self, path, monkeypatch):
+        def refuse(*args, **kwargs):
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+        monkeypatch.setattr(files.ThreadPoolExecutor, "submit", refuse)
+        write(path, {}, LARGE)
+        assert equal(read(path), ({}, LARGE))
+
+
 class TestReplacing:
     def test_the_order_of_what_makes_it_durable(self, path, monkeypatch):
         calls = []

@@ -44,6 +44,8 @@ BAD = [
     ("query_by_id", ([7], 0), {}, "k: expected an int >= 1, received 0"),
     ("query_radius", (np.ones((2, DIM)), [1.0]), {}, r"r: expected a number or shape \(2,\), received .* \(1,\)"),
     ("query_radius", (np.ones((2, DIM)), np.nan), {}, "r: expected .*, received NaN"),
+    ("query_radius", (np.ones((2, DIM)), -0.5), {}, "r: expected .* >= 0 for the metric 'l2', received -0.5"),
+    ("query_radius", (np.ones((2, DIM)), [1.0, -2.0]), {}, "r: expected .* >= 0 for the metric 'l2', received -2.0"),
     ("query_radius", (np.ones((2, DIM)), "far"), {}, "r: expected real numbers"),
     ("query_radius", (np.ones((2, DIM)), 1.0, 0), {}, "max_results: expected an int >= 1, received 0"),
     ("query", (np.ones((2, DIM)), 2), {"filter": [7, 5000]}, "filter: expected ids of the index, received 5000"),

@@ -58,7 +58,7 @@ def distances_to(query, rows, metric):
 class LivingMachine(RuleBasedStateMachine):
     """Renewed all the time."""
 
-    patches = {"_PENDING": (3, 0.0)}  # noqa: RUF012 - read only
+    patches = {"_PENDING": (3, 0.0), "_UNASKED": 0.0}  # noqa: RUF012 - read only
     stores = ("float32",)
 
     def __init__(self):
@@ -310,8 +310,15 @@ class FoldingMachine(LivingMachine):
     """Never built anew if it can be helped: many folds and removals on one structure."""
 
     patches = {  # noqa: RUF012 - read only
-        "_PENDING": (2, 0.0), "_BUILD_AGAIN": 1e9, "_MEASURE_AGAIN": 1e-3, "_MOST_GONE": 1.0, "_SHRUNK": 0.0,
+        "_PENDING": (2, 0.0), "_UNASKED": 0.0, "_BUILD_AGAIN": 1e9, "_MEASURE_AGAIN": 1e-3, "_MOST_GONE": 1.0,
+        "_SHRUNK": 0.0,
     }  # fmt: skip
+
+
+class WaitingMachine(LivingMachine):
+    """What comes may wait for queries."""
+
+    patches = {"_PENDING": (2, 0.0), "_UNASKED": 1.0}  # noqa: RUF012 - read only
 
 
 class RoundingMachine(LivingMachine):
@@ -334,6 +341,8 @@ TestLiving = LivingMachine.TestCase
 TestLiving.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestFolding = FoldingMachine.TestCase
 TestFolding.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestWaiting = WaitingMachine.TestCase
+TestWaiting.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestRounding = RoundingMachine.TestCase
 TestRounding.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 TestRoundingFolding = RoundingFoldingMachine.TestCase

@@ -1,5 +1,6 @@
 """An index that changes finds as many neighbours as one that is fitted to the same points."""
 
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -131,13 +132,15 @@ def changed(scenario, params, asked):
     with (
         mock.patch.object(living, "build", wraps=living.build) as build,
         mock.patch.object(living.Upkeep, "measured", wraps=living.Upkeep.measured) as measure,
-        mock.patch.object(living.Version, "repays_measuring", return_value=asked),
+        mock.patch.object(living.Version, "_repays_measuring", return_value=asked),
     ):
         for added, gone in scenario(np.random.default_rng(5)):
             if added is not None:
                 index.add(added) if len(index) else index.fit(added.copy())
             if gone is not None:
                 index.remove(gone)
+            if asked:
+                index.query(np.zeros(DIM), 1)
     return index, [len(call.args[0]) for call in build.call_args_list], measure.call_count
 
 
@@ -216,12 +219,87 @@ def test_queries_repay_new_budgets(by):
     assert index.stats_.max_visits < large
 
 
+class TestUnasked:
+    """As long as no query comes, many points wait, and the next query finds them in their places."""
+
+    X = even(6000, np.random.default_rng(0))
+
+    def grown(self, asked, **params):
+        index = dci.DCI(n_simple=10, random_state=0, **params).fit(self.X[:4000])
+        for rows in np.array_split(self.X[4000:4900], 30):
+            index.add(rows)
+            if asked:
+                index.query(rows[0], 1)
+        return index
+
+    def test_points_wait_until_somebody_asks(self):
+        index = self.grown(asked=False)
+        assert index._version.n_indexed == 4000
+        index.query(self.X[0], 1)
+        assert index._version.pending is None
+
+    def test_a_share_of_all_waits_at_most(self):
+        index = self.grown(asked=False)
+        for rows in np.array_split(self.X[4900:], 10):
+            index.add(rows)
+        assert index._version.n_indexed > 4900
+
+    def test_where_queries_come_few_wait(self):
+        index = self.grown(asked=True)
+        assert len(index) - index._version.n_indexed <= 256
+        index.add(self.X[4900:5300])
+        assert index._version.pending is None
+
+    def test_both_answer_alike(self):
+        Q = self.X[::7]
+        truth = dci.exact(self.X[:4900], Q, 10).indices
+        asked, unasked = (recall(self.grown(asked=asked), Q, truth) for asked in (True, False))
+        assert abs(asked - unasked) < 0.02
+
+    def test_budgets_that_are_much_too_old_are_measured_by_the_first_query(self):
+        index = self.grown(asked=False)
+        version = index._version
+        index._state = replace(version, measured=100, unmeasured=4800.0), index._state[1]
+        index.add(self.X[4900:4901])
+        assert index._version.measured == 100
+        index.query(self.X[0], 1)
+        assert index._version.measured == 4901
+
+    def test_who_writes_does_what_was_left(self, tmp_path):
+        index = self.grown(asked=False)
+        index.save(tmp_path / "index")
+        assert index._version.pending is None
+        assert dci.load(tmp_path / "index")._version.pending is None
+
+    def test_points_that_do_not_fit_the_structure_wait_outside_it(self):
+        index = self.grown(asked=False)
+        far = self.X[:20] * np.float32(1e9)
+        ids = index.add(far)
+        assert np.array_equal(index.query(far, 1).indices[:, 0], ids)
+        assert index._version.n_indexed == 4000
+        index.add(self.X[4900:4901])
+        assert index._version.pending is None
+
+
+def test_more_points_make_ranking_pay_that_did_not():
+    """What a ranked query may cost is that of exact search among the points of today."""
+    X = even(N, np.random.default_rng(0))
+    index = dci.DCI(random_state=0).fit(X[:4000])
+    before = index._version.engine.most_cost
+    for rows in np.array_split(X[4000:], 20):
+        index.add(rows)
+        index.query(X[0], 1)
+    fresh = dci.DCI(random_state=0).fit(index.get(np.arange(index._version.n_indexed)))
+    assert index._version.engine.most_cost == fresh._version.engine.most_cost > before
+
+
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 def test_points_of_another_magnitude_renew_the_structure(metric):
     rng = np.random.default_rng(0)
     X = np.tanh(rng.standard_normal((3000, 4)) @ rng.standard_normal((4, 24))).astype(np.float32)
     small, large = X * np.float32(1e-20), X * np.float32(1e20)
     index = dci.DCI(metric, n_simple=8, n_levels=2, random_state=0).fit(small)
+    index.query(small[0], 1)
     index.add(large[:300])  # too few to make it anew for their surprise
     Q = np.concatenate([small[:50], large[:50]])
     truth = dci.exact(index.get(index.ids), Q, 10, metric).distances

@@ -100,10 +100,11 @@ def test_the_recall_holds_as_points_come(store):
     index = dci.DCI(store=store, n_simple=10, random_state=0, recall=0.9)
     with (
         mock.patch.object(living.Upkeep, "measured", wraps=living.Upkeep.measured) as measure,
-        mock.patch.object(living.Version, "repays_measuring", return_value=True),
+        mock.patch.object(living.Version, "_repays_measuring", return_value=True),
     ):
         for part in np.array_split(X, 20):
             index.add(part)
+            index.query(part[0], 1)
     assert 0 < measure.call_count <= 20
     found, exact = recalls(index, X, "l2", 10)
     assert found >= min(0.9, exact) - 0.015
