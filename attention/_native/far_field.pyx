@@ -34,6 +34,7 @@ cdef enum:
 cdef float OUTLIER_RATIO = 2
 cdef float OUTLIER_VARIANCE = 2
 cdef float SPREAD = 0.1  # of the squared variance that the linear forms leave out, in the squared error of a mass
+cdef float ABOVE = 3  # standard deviations by which some key of a cell may score above the mean of them
 cdef float SUSPECTED = 2  # a stray's score below what makes its cell near, from which it is a risk
 # Some of a block may score a stray higher than its mean query does, by so many standard deviations of the scores within
 # a cell of the query that is farthest from the mean. A stray is about twice as far from its cell's mean as other keys.
@@ -449,19 +450,15 @@ cdef class Field(Moments):
     cdef float gain(self, float variance, float spread, float log_count) noexcept nogil:
         """What a cell's share of the mass is weighed with: measured errors grow about so.
 
-        The error of a sum over n keys falls with n, but not what the linear forms leave out of the mass.
+        The error of a sum over n keys falls with n, but not what the linear forms leave out of the mass, nor what a
+        single key far above the others weighs.
         """
-        cdef float excess = 0, deviation, frozen
+        cdef float closure = min(variance, CLOSURE), above
         if log_count == -INFINITY:  # no keys
             return 0
-        if variance > CLOSURE:
-            # The mass of n Gaussian scores is that of the closure only up to s = sqrt(2 log n); beyond, the largest
-            # alone count.
-            deviation, frozen = sqrtf(variance), sqrtf(2 * max(log_count, <float>0))
-            excess = variance / 2 if deviation < frozen else deviation * frozen - log_count
-            excess = min(<float>40, max(<float>0, excess - CLOSURE / 2))
-        return expf(excess) * sqrtf(
-            self.mean_count * ((<float>0.3 + min(variance, CLOSURE)) * expf(-log_count) + SPREAD * spread * spread)
+        above = expf(min(<float>30, ABOVE * sqrtf(variance) - log_count - closure / 2))
+        return sqrtf(
+            self.mean_count * ((<float>0.3 + closure) * expf(-log_count) + SPREAD * spread * spread + above * above)
         )
 
     cdef void shrink_cell(self, float *keys, float *values, Py_ssize_t c, float factor) noexcept nogil:

@@ -1,6 +1,7 @@
 """Keys that came long ago, in cells: when recent keys are folded into them, and attention to both."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from .storage import Recent
 # To measure these anew: python -m comparisons run --suite attention_decoding
 _RECENT = 6.0  # times the root of the number of keys: folding and attending to recent keys then cost about the same
 _WORTH_THREADS = 2_000_000  # numbers that the last token read
+_RISKY = 0.4  # times the threshold, for a query that is suspected of too large an error
 KEPT = 32  # recent keys that a fold leaves, for `KeyValueIndex.crop` to take back
 
 
@@ -144,16 +146,17 @@ class FoldedKeys:
         stops = np.arange(n_recent - length + 1, n_recent + 1, dtype=np.int64)
         heads = [(b * n_heads + h, p) for b, of in enumerate(self.prefixes or ()) if of for h, p in enumerate(of)]
         touched: dict[int, int] = {}
+        risks = np.zeros(outs.shape[:2], np.float32)
 
         def attend_head(item: tuple[int, Prefix]) -> None:
             i, prefix = item
-            local = LocalKeys(*recent[i], stops)
+            attend = partial(prefix.field.attend_rows, queries[i], out=outs[i], local=LocalKeys(*recent[i], stops))
             touched[i] = 0
             for token in tokens:
-                some, _ = prefix.field.attend_rows(
-                    queries[i], token[wanted[i, token]], prefix.choice.threshold, outs[i], local
-                )
-                touched[i] += some
+                rows = token[wanted[i, token]]
+                touched[i] += attend(rows, prefix.choice.threshold, risks=risks[i])[0]
+                risky = rows[risks[i, rows] > prefix.most_risk[rows // length]]
+                touched[i] += attend(risky, _RISKY * prefix.choice.threshold)[0]
 
         n_threads = options.num_threads or torch.get_num_threads()
         with Work(n_threads if self._numbers >= _WORTH_THREADS else 1) as work:

@@ -17,6 +17,7 @@ from ..options import AttentionOptions
 DIRECTIONS = 16  # of the moments, which every token reads all of: with more, fewer keys are near, but it takes longer
 _ROWS, _LEAST_TOKENS = 256, 128  # of the sample
 _UPPER_CONFIDENCE, _WORST = 3.0, 4.0  # standard errors, and times the worst token, that a bound adds to squared errors
+_TOO_MUCH = 0.7  # times the squared tolerance: what a query is suspected of, and attends to more keys
 _FIRST = 0.05  # threshold
 _SEARCH = ThresholdSearch(least=1e-4, most=np.inf, looks=16, refinements=2)
 _MOST = 200.0  # times the squared tolerance: a cell of such a weight is near even where the sample does not ask for it
@@ -52,11 +53,14 @@ class Prefix:
     field : Field
     error : float
         Relative L2 error of the sample, of the worst of the query heads; 0.0 where all is exact.
+    most_risk : ndarray of shape (G,), float64
+        Squared error that a query may be suspected of; one that is suspected of more attends to more keys.
     """
 
     choice: Choice
     field: Field
     error: float
+    most_risk: npt.NDArray[np.float64]
 
 
 def make_prefix(
@@ -100,8 +104,9 @@ def make_prefix(
         look = search_size(sample.measure, near, _SEARCH.least, _NONE_NEAR, _SIZE_LOOKS)
         pays = near < n_keys
     threshold, error = (look.threshold, look.error) if pays else (ALL_NEAR, 0.0)
+    most_risk = sample.most_risk(look.threshold, options.tolerance if options.near is None else np.inf)
     field.release()
-    return Prefix(Choice(plan, planned, threshold), field, error)
+    return Prefix(Choice(plan, planned, threshold), field, error, most_risk)
 
 
 class TokenSample:
@@ -115,6 +120,7 @@ class TokenSample:
         self.tokens = np.arange(len(self.query), dtype=np.int32).reshape(-1, group)
         self.field = field
         self.out = np.empty((len(self.query), field.width), np.float32)
+        self.risks = np.empty(len(self.query), np.float32)
         field.attend_rows(self.query, self.tokens.reshape(-1), ALL_NEAR, self.out)
         self.exact = self.out.copy()
         self.norm = np.maximum(np.sqrt(self._sums(self.exact).sum(0)), float(np.finfo(np.float32).tiny))
@@ -123,12 +129,21 @@ class TokenSample:
         """Attend with the sample: the error of the worst query head, and a bound for other tokens."""
         touched = 0
         for rows in self.tokens:
-            touched += self.field.attend_rows(self.query, rows, threshold, self.out)[0]
+            touched += self.field.attend_rows(self.query, rows, threshold, self.out, risks=self.risks)[0]
         with np.errstate(invalid="ignore", over="ignore"):  # of values that are not finite: no bound holds then
             squares = self._sums(self.out - self.exact)
             error = np.sqrt(squares.sum(0)) / self.norm
             bound = np.sqrt(_largest_sum(squares)) / self.norm
         return Look(threshold, float(error.max()), float(bound.max()), touched / len(self.query))
+
+    def most_risk(self, threshold: float, tolerance: float) -> npt.NDArray[np.float64]:
+        """Suspected squared error, (G,), of a query that errs by too much, as the sample's errors tell."""
+        self.measure(threshold)
+        suspected = self.risks.reshape(self.tokens.shape).sum(0, dtype=np.float64)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            allowed = _TOO_MUCH * np.square(tolerance * self.norm) / len(self.tokens)
+            most = allowed * suspected / self._sums(self.out - self.exact).sum(0)
+        return np.where(most > 0, most, np.inf)
 
     def _sums(self, rows: FloatArray) -> npt.NDArray[np.float64]:
         """Squared norms, (tokens, G)."""

@@ -47,6 +47,18 @@ def heavy(rng):
     return key, value * rng.pareto(1.5, (*value.shape[:2], 1)), query
 
 
+def heavy_smooth(rng):
+    """Values whose norms have a heavy tail, where keys depend on few numbers."""
+    key, value, query = smooth(rng)
+    return key, value * rng.pareto(1.5, (*value.shape[:2], 1)), query
+
+
+def bursts(rng):
+    """One query in twenty is twelve times as long, and attends to few keys."""
+    key, value, query = smooth(rng, 1.0)
+    return key, value, query * np.where(rng.random((*query.shape[:2], 1)) < 0.05, 12.0, 1.0)
+
+
 KINDS = {
     "smooth": smooth,
     "peaked": lambda rng: smooth(rng, 6.0),
@@ -54,6 +66,8 @@ KINDS = {
     "clusters": clusters,
     "many clusters": lambda rng: clusters(rng, 300),
     "heavy-tailed values": heavy,
+    "heavy-tailed values, smooth": heavy_smooth,
+    "bursts": bursts,
 }
 
 
@@ -98,8 +112,9 @@ def test_heads_are_within_the_tolerance(kind):
 def test_of_all_heads_almost_none_is_beyond_the_tolerance():
     found = {(kind, tolerance): measured([kind], tolerance, range(3)) for kind in KINDS for tolerance in TOLERANCES}
     heads = torch.cat(list(found.values()))
-    assert len(heads) >= 500
+    assert len(heads) >= 1000
     assert (heads <= 1).double().mean() >= 0.99
+    assert heads.max() <= 1.5
     # Those that are beyond: of 300 tokens, one attends to a single key as none of the sample does. Where a token alone
     # cannot outweigh the tolerance of all, none is.
     rest = [worst for (kind, tolerance), worst in found.items() if kind != "peaked" and tolerance > 0.02]
