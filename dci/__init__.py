@@ -26,7 +26,7 @@ from .errors import (
     StorageError,
     UnknownIdError,
 )
-from .functional import exact, knn
+from .functional import exact, knn, merge
 from .index import DCI
 from .storage import DurableDCI, load, open, verify
 
@@ -48,6 +48,7 @@ __all__ = [
     "exact",
     "knn",
     "load",
+    "merge",
     "open",
     "reference",
     "show_config",
