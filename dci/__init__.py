@@ -25,6 +25,7 @@ from .errors import (
     NotFittedError,
     StorageError,
     UnknownIdError,
+    WorkersLostError,
 )
 from .functional import exact, knn, merge
 from .index import DCI
@@ -45,6 +46,7 @@ __all__ = [
     "RadiusNeighbors",
     "StorageError",
     "UnknownIdError",
+    "WorkersLostError",
     "exact",
     "knn",
     "load",

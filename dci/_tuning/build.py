@@ -34,6 +34,7 @@ def build(
     rng: np.random.Generator,
     work: Work,
     kept: Points | None = None,
+    settle: bool = True,
 ) -> Engine:
     """Fit to X: decide whether to rank, choose what is "auto", build and calibrate.
 
@@ -42,11 +43,13 @@ def build(
     X : (n, d) float32, or Codes
     kept : Points, optional
         The same points as Codes, which take their place once there is a structure.
+    settle : bool
+        Measure budgets; a shard's are measured by those who know the other shards.
     """
     engine = _structure(X, absmax, queries, params, rng, work)
     if kept is not None or isinstance(X, Codes):
         engine = _coded(engine, kept, queries, rng, work)
-    if engine.ranker is not None:
+    if settle and engine.ranker is not None:
         engine.settle(work)
     return engine
 

@@ -113,11 +113,14 @@ class Upkeep:
     params : Params
     queries : ((t, d) float32, float) or None
         The sample of queries that was given, and its largest magnitude.
+    measures : bool
+        Whether budgets are measured on these points alone.
     """
 
-    def __init__(self, params: Params, queries: tuple[FloatArray, float] | None) -> None:
+    def __init__(self, params: Params, queries: tuple[FloatArray, float] | None, measures: bool = True) -> None:
         self.params = params
         self.queries = queries
+        self.measures = measures
 
     @staticmethod
     def room(version: Version, n_rows: int) -> int:
@@ -196,8 +199,11 @@ class Upkeep:
             store = version.store
             if n_gone:
                 store, points = store.compacted(points)
-            return first_version(points, store, build(points.rows, points.absmax, self.queries, self.params, rng, work))
-        if version.is_stale and (version.unmeasured >= _MUST_MEASURE * version.measured or version.repays_measuring()):
+            rows, absmax = points.rows, points.absmax
+            engine = build(rows, absmax, self.queries, self.params, rng, work, settle=self.measures)
+            return first_version(points, store, engine)
+        must_measure = version.unmeasured >= _MUST_MEASURE * version.measured
+        if self.measures and version.is_stale and (must_measure or version.repays_measuring()):
             return self.measured(version, rng, work)
         return version
 
