@@ -53,6 +53,8 @@ class Coarse:
         weights = np.bincount(assign_cells(rows, centers)[0], minlength=len(centers)) if len(rows) else np.zeros(0)
         shard_of = np.zeros(len(centers), np.int32)
         _split(centers, weights + 1e-9, np.arange(len(centers)), range(n_shards), shard_of)
+        if len(centers) == 0:  # of no points; those that are added have to go somewhere
+            centers, shard_of = np.zeros((1, sample.shape[1]), np.float32), np.zeros(1, np.int32)
         return cls(centers, shard_of, metric, n_shards, scale)
 
     def shards_of(self, rows: FloatArray) -> IdArray:

@@ -63,6 +63,8 @@ class ShardedDCI:
     what was added since, or from their files after `load`. Points that are added as NumPy arrays are kept by the
     scheduler for that, until the index is saved and loaded. An answer is complete or there is an error.
     Budgets are measured on merged answers: a shard need only find what is in it of the k nearest among all.
+    Equal distances go by id; those of points that were added under ids below others of their shard, by when they came.
+    Coarse cells stay those of the fit, wherever points come later.
     Memory of a shard is that of a `DCI` of its points. Any number of threads may query at once; one call at a time
     changes an index.
 
