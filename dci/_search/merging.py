@@ -19,7 +19,13 @@ def merge(answers: Sequence[Neighbors], k: int, *, descending: bool) -> Neighbor
         worst = -np.inf if descending else np.inf
         distances = np.pad(distances, ((0, 0), (0, missing)), constant_values=worst)
         indices = np.pad(indices, ((0, 0), (0, missing)), constant_values=-1)
-    order = np.lexsort((_ranks(distances, indices), -distances if descending else distances), axis=1)[:, :k]
+    keys = -distances if descending else distances
+    order = np.argsort(keys, axis=1, kind="stable")[:, : k + 1]
+    first = np.take_along_axis(keys, order, 1)
+    tied = np.flatnonzero((first[:, 1:] == first[:, :-1]).any(axis=1))  # few: sorting by both keys takes twice as long
+    order = order[:, :k]
+    if len(tied):
+        order[tied] = np.lexsort((_ranks(distances[tied], indices[tied]), keys[tied]), axis=1)[:, :k]
     return Neighbors(np.take_along_axis(distances, order, 1), np.take_along_axis(indices, order, 1))
 
 

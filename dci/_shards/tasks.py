@@ -152,9 +152,19 @@ def as_batch(queries: Any, dim: int, number: int) -> Batch:
 
 
 def ask(
-    shard: Shard, batch: Batch, k: int, spending: Spending | None, allowed: IndexArray | None, rows: IndexArray | None
+    shard: Shard,
+    batch: Batch,
+    visits: BoolArray | None = None,
+    *,
+    k: int,
+    spending: Spending | None,
+    allowed: IndexArray | None,
+    rows: IndexArray | None,
+    number: int,
 ) -> Part:
-    """Find the k nearest points of a shard for all queries, or for those that visit it."""
+    """Find the k nearest points of a shard, the `number`-th, for all queries, or for those that visit it."""
+    if visits is not None:
+        rows = np.flatnonzero(visits[:, number])
     if rows is None:
         return Part(len(batch.queries), None, shard.nearest(batch, k, spending, allowed))
     ids = None if batch.ids is None else batch.ids[rows]
@@ -165,11 +175,6 @@ def ask(
 def route(coarse: Coarse, batch: Batch, opened: int) -> BoolArray:
     """Tell which shards queries visit."""
     return coarse.visits(batch.queries, opened)
-
-
-def rows_of(visits: BoolArray, number: int) -> IndexArray:
-    """Return the queries that visit a shard."""
-    return np.flatnonzero(visits[:, number])
 
 
 def merge_parts(parts: Sequence[Part], k: int, descending: bool) -> Part:
