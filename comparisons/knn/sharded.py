@@ -90,9 +90,11 @@ def _measured(client: Any, shape: tuple[int, int], wanted: float, threads: int, 
             make_index, where = ways[way]
             gc.collect()
             index = make_index(turn)
+            used = _processor_seconds(client)
             fit, _ = _timed(lambda index=index, where=where: index.fit(where))
             asked, found = _timed(lambda index=index: index.query(queries, K))
             row = {"operation": way, "build_seconds": [fit], "query_seconds": [asked], "points": n}
+            row |= {"processor": _processor_seconds(client) - used}
             row |= {"recall": _recall(points, queries, found.indices, radius)}
             if way == "sharded":
                 held = [now - before[worker] for worker, now in client.run(status_bytes, "VmRSS").items()]
@@ -165,6 +167,11 @@ def _rows(shape: tuple[int, int], start: int, stop: int) -> np.ndarray:
         at = max(first - start, 0)
         rows[at : at + len(some)] = some
     return rows
+
+
+def _processor_seconds(client: Any) -> float:
+    """Return what this process and the workers have taken of processors: what others do hardly changes it."""
+    return time.process_time() + sum(client.run(time.process_time).values())
 
 
 def _warm_up() -> None:

@@ -177,7 +177,7 @@ def out_of_core(rows: Sequence[Row]) -> Table:
 
 def sharded(rows: Sequence[Row]) -> Table:
     """Return what shards take beside one index, and what merging and asking a shard cost."""
-    table = [["data", "operation", "of", "time", "fit", "queries", "visited", "held", "recall"]]
+    table = [["data", "operation", "of", "time", "fit", "queries", "processor", "visited", "held", "recall"]]
     for row in select(rows, "sharded"):
         of = [f"{row[name]:,} {words}" for name, words in (("points", "points"), ("asked", "queries")) if name in row]
         of += [f"{row['bytes'] / 1e6:.0f} MB"] if "bytes" in row else []
@@ -188,6 +188,7 @@ def sharded(rows: Sequence[Row]) -> Table:
         else:
             taken = bars.total_seconds(row)
             parts = [time(statistics.median(row[f"{part}_seconds"])) for part in ("build", "query")]
+        parts.append(time(row["processor"]) if "processor" in row else "")
         visited = f"{row['visited']:.2f}" if "visited" in row else ""
         held = f"{row['memory']:.2f} x" if "memory" in row else ""
         recall = f"{row['recall']:.3f}" if "recall" in row else ""

@@ -167,9 +167,8 @@ def measure(shards: Shards, size: int, k: int, recall: float) -> Table:
     """
     batch = _held_out(shards)
     exact = Choice(None, 0, 0.0, 1.0)
-    (batch,) = shards.scheduler.keep([batch])
     truth = delayed(tasks.neighbors_of)(answers(shards, batch, size, exact, [None] * len(shards.tasks)))
-    (truth,) = shards.scheduler.keep([truth])
+    batch, truth = shards.scheduler.keep([batch, truth])
     coarse = None if shards.coarse is None else literal(shards.coarse)
     follow = delayed(tasks.reach, pure=False)
     for effort in range(len(EFFORTS)):

@@ -20,7 +20,7 @@ from ..errors import DCIError, InvalidTypeError, InvalidValueError, WorkersLostE
 
 sizeof.register(Shard, lambda shard: shard.nbytes)  # so that workers know what they hold
 _LOOK = 1.0  # seconds between two looks at whether there are workers
-PATIENCE = 30.0  # seconds without any worker after which a call fails
+PATIENCE = 60.0  # seconds without any worker after which a call fails
 
 
 class Scheduler:
@@ -65,14 +65,16 @@ class Scheduler:
                 raise DCIError(f"client: expected dci {tasks.version()} on every worker, {worker} has {version}")
 
     def keep(self, wanted: Sequence[Delayed]) -> list[Delayed]:
-        """Compute and return tasks whose results stay on the workers, and are computed again where they are lost."""
+        """Start tasks whose results stay on the workers, and are computed again where they are lost.
+
+        Returns tasks of these results, of which `run` waits for those that it needs, and raises their errors.
+        """
         if self.client is None:
             with ProgressBar() if self.verbose else nullcontext():
                 return list(dask.persist(*wanted, scheduler="threads"))
         kept = self.client.persist(list(wanted))
         if self.verbose:
             distributed.progress(futures_of(kept), notebook=False)
-        self._wait(self.client, futures_of(kept))
         return list(kept)
 
     def run(self, wanted: Sequence[Delayed]) -> list[Any]:

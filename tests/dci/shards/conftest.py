@@ -15,19 +15,45 @@ import dask
 import distributed
 
 
+class Workers:
+    """Two worker processes, started again when they are killed; all anew where that fails on a busy machine."""
+
+    def __init__(self):
+        self.local = None
+
+    def start(self):
+        self.stop()
+        quick = {"distributed.comm.timeouts.connect": "10s"}  # or a worker tries for 30 s to reach another that is dead
+        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
+        with dask.config.set(quick):
+            self.local = distributed.LocalCluster(**options)
+
+    def stop(self):
+        if self.local is not None:
+            self.local.close()
+
+    def client(self):
+        if self.local is not None:
+            client = distributed.Client(self.local, set_as_default=False)
+            try:
+                client.wait_for_workers(2, timeout=20)
+                return client
+            except TimeoutError:
+                client.close()
+        self.start()
+        return distributed.Client(self.local, set_as_default=False)
+
+
 @pytest.fixture(scope="session")
-def cluster():
-    """Two worker processes, started again when they are killed."""
-    quick = {"distributed.comm.timeouts.connect": "3s"}  # or a worker tries for 30 s to reach another that is dead
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": 50}
-    with dask.config.set(quick), distributed.LocalCluster(**options) as local:
-        yield local
+def workers():
+    some = Workers()
+    yield some
+    some.stop()
 
 
 @pytest.fixture
-def client(cluster):
-    with distributed.Client(cluster, set_as_default=False) as one:
-        one.wait_for_workers(2, timeout=60)
+def client(workers):
+    with workers.client() as one:
         yield one
 
 

@@ -284,11 +284,13 @@ class TestClusters:
         with pytest.raises(dci.StorageError, match="expected shard 0 in .*all workers share"):
             index.save(tmp_path)
 
-    def test_asynchronous(self, cluster):
+    def test_asynchronous(self, client):
+        address = client.scheduler.address
+
         async def fit():
             options = {"asynchronous": True, "set_as_default": False}
-            async with distributed.Client(cluster.scheduler_address, **options) as client:
-                ShardedDCI(client=client).fit(chunks())
+            async with distributed.Client(address, **options) as other:
+                ShardedDCI(client=other).fit(chunks())
 
         with pytest.raises(InvalidValueError, match="client: expected a synchronous one"):
             asyncio.run(fit())

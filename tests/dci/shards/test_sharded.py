@@ -211,9 +211,10 @@ def test_queries_while_points_come(manifold):
     assert not wrong
 
 
-def test_progress(manifold, capsys):
-    ShardedDCI(verbose=True).fit(as_chunks(manifold.points))
-    assert "100% Completed" in capsys.readouterr().out
+def test_progress(manifold, capsys, client):
+    for who in (None, client):
+        ShardedDCI(verbose=True, client=who).fit(as_chunks(manifold.points))
+        assert "100% Completed" in capsys.readouterr().out
 
 
 def test_many_queries_go_in_parts(manifold, same, monkeypatch):
