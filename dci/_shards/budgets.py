@@ -54,6 +54,8 @@ class Table:
     width, n_cells, n : float
         Of a shard, on average.
     dim : int
+    effort : int
+        How far neighbours were followed.
     """
 
     def __init__(
@@ -62,11 +64,12 @@ class Table:
         visited: np.ndarray,
         shape: tuple[float, float, float],
         dim: int,
+        effort: int = 0,
     ) -> None:
         self.visits, self.ranks, self.order = numbers
         self.visited = visited
         self.shape = shape
-        self.dim = dim
+        self.dim, self.effort = dim, effort
         self._choices: dict[tuple[int, float], Choice] = {}
 
     @classmethod
@@ -76,6 +79,7 @@ class Table:
         shape: tuple[int, int],
         routing: tuple[IndexArray, np.ndarray] | None,
         dim: int,
+        effort: int,
     ) -> "Table":
         """Put together what all shards have found of an (H, K) table.
 
@@ -85,7 +89,7 @@ class Table:
         shape : (H, K)
         routing : ((H, K) int64, (p,) float), optional
             `order` and `visited`.
-        dim : int
+        dim, effort : int
         """
         visits, ranks = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for part in reached:
@@ -94,7 +98,7 @@ class Table:
         width, n_cells = np.mean([(part.width, part.n_cells) for part in ranked], axis=0) if ranked else (0.0, 0.0)
         n = np.mean([part.n for part in reached])
         order, visited = routing or (np.zeros(shape, np.int64), np.array([float(len(reached))]))
-        return cls((visits, ranks, order), visited, (float(width), float(n_cells), float(n)), dim)
+        return cls((visits, ranks, order), visited, (float(width), float(n_cells), float(n)), dim, effort)
 
     @property
     def max_k(self) -> int:

@@ -219,7 +219,7 @@ def encode_shared(
     meta: dict[str, Any] = {"tables": {}, "coarse": None}
     sections: dict[str, Any] = {} if sample is None else {"queries": sample}
     for k, table in tables.items():
-        meta["tables"][str(k)] = {"shape": list(table.shape), "dim": table.dim}
+        meta["tables"][str(k)] = {"shape": list(table.shape), "dim": table.dim, "effort": table.effort}
         sections |= {
             f"{k}.visits": table.visits, f"{k}.ranks": table.ranks, f"{k}.order": table.order,
             f"{k}.visited": np.asarray(table.visited, np.float64).view(np.int64),
@@ -238,7 +238,7 @@ def decode_shared(
     for k, about in meta["tables"].items():
         numbers = tuple(sections[f"{k}.{name}"] for name in ("visits", "ranks", "order"))
         visited = np.asarray(sections[f"{k}.visited"]).view(np.float64)
-        tables[int(k)] = Table(numbers, visited, tuple(about["shape"]), about["dim"])
+        tables[int(k)] = Table(numbers, visited, tuple(about["shape"]), about["dim"], about["effort"])
     about = meta["coarse"]
     coarse = None if about is None else Coarse(sections["centers"], sections["shard_of"], **about)
     return tables, coarse, sections.get("queries")

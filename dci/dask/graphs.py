@@ -91,7 +91,16 @@ class Shards:
                 if n_queries < HELD_OUT:
                     return exact
                 self.tables[size] = measure(self, size, k, recall)
-            choice = self.tables[size].choose(k, recall)
+            table = self.tables[size]
+            choice = table.choose(k, recall)
+            if (
+                choice is None
+                and n_queries >= HELD_OUT
+                and table.may_pay(k, recall)
+                and table.effort + 1 < len(EFFORTS)
+            ):
+                self.tables[size] = measure(self, size, k, recall, table.effort + 1)
+                choice = self.tables[size].choose(k, recall)
         if choice is None:
             return exact
         if choice.spending is not None:
@@ -160,10 +169,11 @@ def literal(value: Any) -> Delayed:
     return delayed(value, traverse=False, pure=False)
 
 
-def measure(shards: Shards, size: int, k: int, recall: float) -> Table:
+def measure(shards: Shards, size: int, k: int, recall: float, first: int = 0) -> Table:
     """Find the true neighbours of held-out queries among all shards, and what it takes to find them again.
 
-    Each neighbour is followed in the shard that has it, farther if the recall is not reached and that may pay.
+    Each neighbour is followed in the shard that has it, by the effort `first`, and farther if the recall at k is not
+    reached and that may pay.
     """
     batch = _held_out(shards)
     exact = Choice(None, 0, 0.0, 1.0)
@@ -171,7 +181,7 @@ def measure(shards: Shards, size: int, k: int, recall: float) -> Table:
     batch, truth = shards.scheduler.keep([batch, truth])
     coarse = None if shards.coarse is None else literal(shards.coarse)
     follow = delayed(tasks.reach, pure=False)
-    for effort in range(len(EFFORTS)):
+    for effort in range(first, len(EFFORTS)):
         found = shards.scheduler.run([follow(shard, batch, truth, effort, coarse) for shard in shards.tasks] + [batch])
         held_out: Batch = found.pop()
         shape = len(held_out.queries), size
@@ -182,7 +192,7 @@ def measure(shards: Shards, size: int, k: int, recall: float) -> Table:
                 cells.flat[reached.places] = of_points
             order = shards.coarse.opened_before(held_out.queries, cells)
             routing = order, shards.coarse.mean_visited(held_out.queries)
-        table = Table.of([reached for reached, _ in found], shape, routing, shards.dim)
+        table = Table.of([reached for reached, _ in found], shape, routing, shards.dim, effort)
         choice = table.choose(k, recall)
         if (choice is not None and choice.spending is not None) or not table.may_pay(k, recall):
             break

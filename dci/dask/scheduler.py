@@ -74,7 +74,8 @@ class Scheduler:
                 return list(dask.persist(*wanted, scheduler="threads"))
         kept = self.client.persist(list(wanted))
         if self.verbose:
-            distributed.progress(futures_of(kept), notebook=False)
+            with self.client.as_current():
+                distributed.progress(futures_of(kept), notebook=False)
         return list(kept)
 
     def run(self, wanted: Sequence[Delayed]) -> list[Any]:
@@ -94,7 +95,7 @@ class Scheduler:
         last_seen = time.monotonic()
         while True:
             try:
-                with client.as_current():  # which `wait` looks for
+                with client.as_current():  # or `wait` takes the default one, if there is one
                     distributed.wait(futures, timeout=_LOOK)
                 break
             except distributed.TimeoutError:
