@@ -26,24 +26,25 @@ from comparisons.knn.adapters import DCI
 from comparisons.knn.out_of_core import kth_distance, make
 
 K = 10
-QUERIES, SAMPLE = 10_000, 1_000  # asked; whose exact answers are known
+QUERIES, SAMPLE = 10_000, 1_000  # asked; of these, whose exact answers are known
 CELL_SHARDS = 4  # a worker, where queries visit some of them
 MERGED = 16  # answers, as the tree merges them at once
 MANY = 64  # shards so small that what is left is what asking one costs
 TINY = 50  # points of each of those
-SINGLE = 20
+SINGLE = 5
 
 
-def measure(run: Run, suite: str, name: str, wanted: float, repeats: int) -> None:
+def measure(run: Run, suite: str, name: str, wanted: float, repeats: int, n_queries: int = QUERIES) -> None:
     """Measure a mixture of a size, ``mixture-<n>k-<dim>``."""
     _, thousands, dim = name.split("-")
     shape = int(thousands.removesuffix("k")) * 1000, int(dim)
     context = {"suite": suite, "data": name, "n": shape[0], "dim": shape[1], "wanted": wanted, "rival": "dci", "k": K}
-    context |= {"threads": run.threads, "queries": QUERIES}
+    context |= {"threads": run.threads, "queries": n_queries}
 
     def rows() -> list[Row]:
         with workers(run.threads) as client:
-            return [context | row for row in _measured(client, shape, wanted, run.threads, repeats)]
+            queries = Mixture(shape[1]).queries(n_queries)
+            return [context | row for row in _measured(client, shape, queries, wanted, run.threads, repeats)]
 
     run.step(f"{suite} | {name} at {wanted}", rows)
 
@@ -64,13 +65,15 @@ def workers(count: int) -> Iterator[Any]:
         yield client
 
 
-def _measured(client: Any, shape: tuple[int, int], wanted: float, threads: int, repeats: int) -> Iterator[Row]:
+def _measured(
+    client: Any, shape: tuple[int, int], queries: np.ndarray, wanted: float, threads: int, repeats: int
+) -> Iterator[Row]:
     import dask.array as da
 
     from dci.dask import ShardedDCI
 
-    n, mixture = shape[0], Mixture(shape[1])
-    points, queries = make(mixture, n), mixture.queries(QUERIES)
+    n = shape[0]
+    points = make(Mixture(shape[1]), n)
     radius = kth_distance(points, queries[:SAMPLE], K)
     client.run(_warm_up)
     before = client.run(status_bytes, "VmRSS")
@@ -109,23 +112,23 @@ def _measured(client: Any, shape: tuple[int, int], wanted: float, threads: int, 
         "recall": _recall(points, queries, found.indices, radius),
         "visited": cells.stats_.shards_visited / cells.n_shards, "shards": cells.n_shards,
     }  # fmt: skip
-    yield from _costs(client, da, of_shards)
+    yield from _costs(client, da, of_shards, len(queries))
 
 
-def _costs(client: Any, da: Any, of_shards: Callable[..., Any]) -> Iterator[Row]:
+def _costs(client: Any, da: Any, of_shards: Callable[..., Any], n_queries: int) -> Iterator[Row]:
     """Measure what the model of docs/sharding.md stands on: merging, a task, and moving answers."""
     import dci
 
     rng = np.random.default_rng(0)
     answers = [
         dci.Neighbors(
-            np.sort(rng.random((QUERIES, K), np.float32), axis=1),
-            rng.permutation(QUERIES * K).reshape(QUERIES, K) + part * QUERIES * K,
+            np.sort(rng.random((n_queries, K), np.float32), axis=1),
+            rng.permutation(n_queries * K).reshape(n_queries, K) + part * n_queries * K,
         )
         for part in range(MERGED)
     ]
     taken = min(_timed(lambda: dci.merge(answers, K))[0] for _ in range(3))
-    yield {"operation": "merge", "seconds": [taken], "asked": QUERIES, "each": taken / (MERGED * QUERIES * K)}
+    yield {"operation": "merge", "seconds": [taken], "asked": n_queries, "each": taken / (MERGED * n_queries * K)}
     tiny = da.from_array(rng.standard_normal((MANY * TINY, 8)).astype(np.float32), chunks=(TINY, -1))
     index = of_shards(0).fit(tiny)
     query = rng.standard_normal(8)

@@ -172,7 +172,8 @@ def _mixture(name: str) -> str:
 
 def _sharded(suite: Suite, run: Run, name: str, options: Options) -> None:
     """Fit and ask shards in processes, beside one index."""
-    sharded.measure(run, suite.name, _mixture(name), wanted_recall(name, options), options.repeats)
+    asked = 500 if options.smoke else sharded.QUERIES
+    sharded.measure(run, suite.name, _mixture(name), wanted_recall(name, options), options.repeats, asked)
 
 
 def _beside(suite: Suite, run: Run, name: str, options: Options) -> None:

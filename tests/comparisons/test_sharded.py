@@ -24,7 +24,7 @@ def test_workers_make_the_points_of_the_mixture(monkeypatch):
 
 
 def test_a_run(tmp_path, monkeypatch):
-    for name, less in (("QUERIES", 200), ("SAMPLE", 50), ("MANY", 4), ("SINGLE", 2)):
+    for name, less in (("SAMPLE", 50), ("MANY", 4), ("SINGLE", 2)):
         monkeypatch.setattr(sharded, name, less)
     run = Run(tmp_path / "run.json", threads=2)
     suites.SHARDED.run(run, "mixture-4k-16", Options(smoke=True, repeats=2))
