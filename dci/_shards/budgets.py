@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._runtime.types import IndexArray
-from .._tuning.calibration import NOT_FOUND, Budget, Calibration
+from .._tuning.calibration import MOST_BUDGETS, NOT_FOUND, Budget, Calibration
 from .._tuning.cost_model import COSTS, exact_cost, ranked_cost
 from .shard import Reached, Spending
 
@@ -114,6 +114,8 @@ class Table:
             found = [choice for opened in self._openings(recall) if (choice := self._spend(k, recall, opened))]
             if not found:
                 return None
+            if len(self._choices) == MOST_BUDGETS:
+                del self._choices[next(iter(self._choices))]
             self._choices[k, recall] = min(found, key=self._cost)
         return self._choices[k, recall]
 

@@ -15,7 +15,7 @@ from .cost_model import ranked_cost
 NOT_FOUND = np.iinfo(np.int64).max  # a rank
 # To measure anew: `python -m comparisons run --suite calibration`.
 _N_BUDGETS = 24  # limits of visits that are compared
-_MOST_BUDGETS = 64  # that are remembered, of as many pairs of k and recall
+MOST_BUDGETS = 64  # that are remembered, of as many pairs of k and recall
 _LEAST_K = 10  # neighbours of each held-out query that a recall is estimated on
 _MARGIN = 1.5  # standard errors that the held-out recall stays above the wanted one
 
@@ -59,7 +59,7 @@ class Calibration:
         # Fewer neighbours say too little; and the nearer ones are no harder to find.
         k = min(max(k, _LEAST_K), self.max_k)
         if (k, recall) not in self._budgets:
-            if len(self._budgets) == _MOST_BUDGETS:
+            if len(self._budgets) == MOST_BUDGETS:
                 del self._budgets[next(iter(self._budgets))]
             self._budgets[k, recall] = self._with_margin(k, recall)
         return self._budgets[k, recall]

@@ -33,8 +33,9 @@ def spread(points, how):
 def some(request):
     make = make_manifold if request.param == "manifold" else make_clustered
     data = make(N, DIM, n_queries=300)
-    # What is to be saved: of full-rank noise within clusters, hardly any point is easier to find than another.
-    saved = 0.75 if request.param == "manifold" else 0.97
+    # Half of the keys are saved on a manifold. Of full-rank noise within clusters no point is easier to find than
+    # another: there is nothing to save, and what chance does to two measurements is to be allowed for.
+    saved = 0.75 if request.param == "manifold" else 1.15
     return data, dci.exact(data.points, data.queries, 20), saved
 
 
