@@ -81,8 +81,6 @@ class Head:
     options : AttentionOptions
     plan : HeadPlan
     work : Work
-    lse : (G * L,) float32, optional
-        Receives the logarithm of every query's normaliser, as it is estimated where its output is.
     """
 
     def __init__(
@@ -95,7 +93,6 @@ class Head:
         options: AttentionOptions,
         plan: HeadPlan,
         work: Work,
-        lse: FloatArray | None = None,
     ) -> None:
         self.group, self.length, width = query.shape
         self.query = np.ascontiguousarray(query).reshape(-1, width)
@@ -110,7 +107,6 @@ class Head:
         self.risks = np.zeros(len(self.query), np.float32)  # squared errors that the last calls suspect
         self.out_of_reach: IdArray = np.empty(0, np.int32)  # rows of the last call that no block reached
         self.field = make_field(plan, key, value, scale, options, work.num_threads)
-        self.field.lse = lse
 
     def segments(self) -> list[Segment]:
         """Cut the queries where the keys before them have grown by a segment."""

@@ -164,7 +164,8 @@ def _attend_near_and_far(
     n_threads = work.num_threads
     seen = len(key) if stops is None else float(stops.mean())
     plan = make_plan(query.reshape(-1, query.shape[-1]), key, seen, scale, options, n_threads)
-    head = Head(query, key, value, stops, scale, options, plan, work, output.lse)
+    head = Head(query, key, value, stops, scale, options, plan, work)
+    head.field.lse = output.lse  # of every query, estimated where its output is
     sample = Sample(head, options.random_state)
     if sample.empty:
         return HeadReport("exact", seen, 1.0, 0.0, 0.0, "too few keys before any query")
