@@ -1,15 +1,13 @@
 """The index in shards."""
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, Self
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
-from dask.delayed import Delayed, delayed
+from dask.delayed import delayed
 
 from .._api import validation as check
 from .._api.answers import Neighbors, RadiusNeighbors
@@ -18,16 +16,16 @@ from .._runtime.types import FloatArray, IndexArray
 from .._search.radius import within
 from .._shards import files, tasks
 from .._shards.report import ShardedStats
-from .._shards.shard import Batch, Shard, ShardInfo
-from .._store.ids import check_different, check_new, raise_unknown
+from .._shards.shard import Batch, Shard
+from .._store.ids import check_new, raise_unknown
 from ..errors import InvalidValueError, NotFittedError, StorageError
 from .blocks import as_array, row_blocks
+from .changes import allowed_ids, changed_shards, given_ids, infos_of, owners_of, smallest_shards
 from .graphs import Shards, answers, literal, measure, tables_k
 from .partition import by_cells, by_chunks
 from .scheduler import Scheduler
 
 _QUERY_BYTES = 8 << 20  # of queries that go to the workers at once
-_MEASURE_AGAIN = 1.5  # times as many points, or as few, as when budgets were measured
 
 
 class ShardedDCI:
@@ -161,7 +159,7 @@ class ShardedDCI:
             sample = check.as_points(queries, "queries", dim=dim)[0]
             if len(sample) == 0:
                 raise InvalidValueError(f"queries: expected at least one row, received {sample.shape}")
-        given = _given_ids(ids, n)
+        given = given_ids(ids, n)
         seed = int(check.check_random_state(self.random_state).integers(2**63))
         with self._writer:
             if settings["partition"] == "cells":
@@ -170,7 +168,7 @@ class ShardedDCI:
             else:
                 wanted, coarse = by_chunks(blocks, given, settings, sample, seed), None
             kept = scheduler.keep(wanted)
-            infos = _infos(scheduler, kept)
+            infos = infos_of(scheduler, kept)
             found = sum(info.n for info in infos)
             if found != n:  # a chunk was distributed twice, on processors that round differently
                 raise InvalidValueError(f"X: expected {n} points in all shards, received {found}: fit again")
@@ -219,7 +217,7 @@ class ShardedDCI:
         if isinstance(Q, da.Array):
             return self._query_lazily(shards, as_array(Q, "Q"), k, wanted, filter)
         queries, absmax, single = check.as_queries(Q, shards.dim, "Q")
-        allowed, n_allowed = _allowed(shards, filter)
+        allowed, n_allowed = allowed_ids(shards, filter)
         choice = shards.choose(k, wanted, len(queries), n_allowed)
         step = max(1, _QUERY_BYTES // (4 * max(shards.dim, 1)))
         found = []
@@ -237,7 +235,7 @@ class ShardedDCI:
         if not np.isnan(Q.shape[1]) and Q.shape[1] != shards.dim:
             raise InvalidValueError(f"Q: expected shape (nq, {shards.dim}), received {Q.shape}")
         blocks = row_blocks(Q, shards.scheduler, "Q")
-        allowed, n_allowed = _allowed(shards, filter)
+        allowed, n_allowed = allowed_ids(shards, filter)
         choice = shards.choose(k, recall, blocks[-1][0].stop, n_allowed)
         distances, indices = [], []
         for block, rows in blocks:
@@ -307,11 +305,11 @@ class ShardedDCI:
             new = np.arange(shards.next_id, shards.next_id + len(points), dtype=np.int64)
             if ids is not None:
                 new = check.as_ids(ids, "ids", len(points))
-                check_new(new, np.where(_owners(shards, new) < 0, -1, 0))
+                check_new(new, np.where(owners_of(shards, new) < 0, -1, 0))
             if len(points) == 0:
                 return new
             if shards.coarse is None:
-                shard_of = _smallest(shards.infos, len(points))
+                shard_of = smallest_shards(shards.infos, len(points))
             else:
                 shard_of = shards.coarse.shards_of(points).astype(np.int64)
             changed = {}
@@ -320,7 +318,7 @@ class ShardedDCI:
                 some = some[np.argsort(new[some], kind="stable")]
                 changed[number] = delayed(Shard.with_points, pure=False)(shards.tasks[number], points[some], new[some])
             next_id = max(shards.next_id, int(new.max()) + 1)
-            self._put(_changed(shards, changed, next_id))
+            self._put(changed_shards(shards, changed, next_id))
         return new
 
     def remove(self, ids: npt.ArrayLike, missing: str = "raise") -> int:
@@ -348,7 +346,7 @@ class ShardedDCI:
         check.check_choice(missing, "missing", ("raise", "ignore"))
         with self._writer:
             shards = self._fitted("remove")
-            owners = _owners(shards, wanted)
+            owners = owners_of(shards, wanted)
             if missing == "raise":
                 raise_unknown(wanted[owners < 0])
             changed = {
@@ -356,7 +354,7 @@ class ShardedDCI:
                 for number in np.unique(owners[owners >= 0]).tolist()
             }
             if changed:
-                self._put(_changed(shards, changed, shards.next_id))
+                self._put(changed_shards(shards, changed, shards.next_id))
         return int(np.count_nonzero(owners >= 0))
 
     def save(self, directory: str | PathLike[str]) -> None:
@@ -428,7 +426,7 @@ class ShardedDCI:
             delayed(files.load_shard, pure=False)(path, literal(entry), number, settings["num_threads"])
             for number, entry in enumerate(manifest.shards)
         ])  # fmt: skip
-        infos = _infos(scheduler, kept)
+        infos = infos_of(scheduler, kept)
         index._shards = Shards(
             scheduler, tuple(kept), infos, coarse, sample, seed, manifest.next_id, manifest.calibrated, settings, tables
         )
@@ -481,79 +479,3 @@ class ShardedDCI:
         if self._shards is None:
             raise NotFittedError(f"{what}: expected a fitted index, received one before fit(X)")
         return self._shards
-
-
-def _infos(scheduler: Scheduler, kept: Sequence[Delayed]) -> tuple[ShardInfo, ...]:
-    return tuple(scheduler.run([delayed(Shard.info, pure=False)(task) for task in kept]))
-
-
-def _given_ids(ids: Any, n: int) -> IndexArray | None:
-    if ids is None:
-        return None
-    given = check.as_ids(ids.compute() if isinstance(ids, da.Array) else ids, "ids", n)
-    check_different(given)
-    return given
-
-
-def _allowed(shards: Shards, filter: npt.ArrayLike | None) -> tuple[list[IndexArray | None], int | None]:
-    """Ids that a filter allows in each shard, and how many they are; None for all."""
-    if filter is None:
-        return [None] * len(shards.tasks), None
-    n = shards.n
-    if check.is_mask(filter):
-        if shards.next_id != n or any(info.first_id < 0 for info in shards.infos):
-            raise InvalidValueError(
-                "filter: expected ids, since those of the points are not 0, …, n - 1, received a mask"
-            )
-        ids = check.as_filter(filter, n, "filter").ids.astype(np.int64)
-    else:
-        ids = np.unique(check.as_ids(filter, "filter"))
-        missing = ids[_owners(shards, ids) < 0]
-        if len(missing):
-            raise InvalidValueError(f"filter: expected ids of the index, received {missing[0]}")
-    if len(ids) == n:
-        return [None] * len(shards.tasks), None
-    parts: list[IndexArray | None] = [
-        ids[np.searchsorted(ids, info.first_id) : np.searchsorted(ids, info.last_id, side="right")]
-        for info in shards.infos
-    ]
-    return parts, len(ids)
-
-
-def _owners(shards: Shards, ids: IndexArray) -> IndexArray:
-    """Return the number of the shard that has each id, -1 where none has."""
-    owners = np.full(len(ids), -1, np.int64)
-    asked = [number for number, info in enumerate(shards.infos) if info.may_have(ids)]
-    shared = literal(ids)
-    found = shards.scheduler.run([delayed(Shard.has, pure=False)(shards.tasks[number], shared) for number in asked])
-    for number, there in zip(asked, found, strict=True):
-        owners[there] = number
-    return owners
-
-
-def _smallest(infos: Sequence[ShardInfo], count: int) -> IndexArray:
-    """Return a shard for each of so many points, so that the smallest grow until they are like the others."""
-    level = -(-(sum(info.n for info in infos) + count) // len(infos))
-    order = sorted(range(len(infos)), key=lambda number: (infos[number].n, number))
-    room = np.array([max(level - infos[number].n, 0) for number in order])
-    return np.repeat(order, room)[:count]
-
-
-def _changed(shards: Shards, changed: dict[int, Delayed], next_id: int) -> Shards:
-    """Return the shards of which some have changed; budgets stay as long as they hold."""
-    scheduler = shards.scheduler
-    kept = dict(zip(changed, scheduler.keep(list(changed.values())), strict=True))
-    new = dict(zip(changed, _infos(scheduler, list(kept.values())), strict=True))
-    infos = tuple(new.get(number, info) for number, info in enumerate(shards.infos))
-    n = sum(info.n for info in infos)
-    stale = not shards.calibrated / _MEASURE_AGAIN < n < shards.calibrated * _MEASURE_AGAIN
-    stale = stale or any(info.built != shards.infos[number].built for number, info in new.items())
-    return replace(
-        shards,
-        tasks=tuple(kept.get(number, task) for number, task in enumerate(shards.tasks)),
-        infos=infos,
-        next_id=next_id,
-        calibrated=n if stale else shards.calibrated,
-        tables={} if stale else shards.tables,
-        lock=Lock(),
-    )

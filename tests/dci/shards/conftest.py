@@ -44,7 +44,7 @@ class Workers:
         return distributed.Client(self.local, set_as_default=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workers():
     some = Workers()
     yield some
