@@ -11,7 +11,7 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.
 BUILD := setup.py --quiet build_ext --inplace
 
 PACKAGES := $(wildcard dci attention)
-LINTED := $(wildcard setup.py dci attention tests comparisons)
+LINTED := $(wildcard setup.py dci attention tests comparisons examples)
 SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/py.typed $p/*/*.py $p/*/*.pyi $p/*/*.pyx $p/*/*.pxd $p/*/csrc/*))
 STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*/*.pyi))))
 
@@ -122,7 +122,7 @@ oldest: $(OLDEST)/.installed  ## what stands on other libraries, with the oldest
 	$(CC) -O1 $(call CHECK_KERNELS,oldest)
 	build/oldest/check_kernels
 	PYTHONPATH=$(call LIB,oldest) $(OLDEST)/pytest -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) $(KERNEL_TESTS) \
-		tests/dci/api/test_sklearn.py \
+		tests/dci/api/test_sklearn.py tests/dci/shards/test_sharded.py \
 		tests/attention/integrations/test_huggingface.py tests/attention/test_inference_mode.py \
 		$(addprefix tests/attention/decoding/test_,cache.py refused.py)
 
@@ -145,7 +145,7 @@ $(OLDEST)/.installed: PIP_INSTALL = -m pip install --quiet --disable-pip-version
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python $(PIP_INSTALL) setuptools cython numpy
-	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[sklearn,transformers]' pytest hypothesis
+	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[dask,sklearn,transformers]' pytest hypothesis
 	@touch $@
 
 $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)

@@ -4,7 +4,7 @@ The rooms, each calling only what is below it:
 
     integrations   the ways into a model: use, accelerate, register, the operator for torch.compile
     decoding       keys that grow: KeyValueIndex, DCICache
-    functional     dci_attention; modules: DCIAttention; options, masks, report, errors
+    functional     dci_attention; modules: DCIAttention; partial: merge_partial; options, masks, report, errors
     _core          input validation, batching, dispatch, planning, threshold search, heads
     _native        kernels of the near field and the far field
 
@@ -24,6 +24,7 @@ from .errors import AttentionError, InvalidTypeError, InvalidValueError, Unsuppo
 from .functional import dci_attention
 from .integrations import torch_operator  # noqa: F401 - registers the operator
 from .options import AttentionOptions
+from .partial import merge_partial
 from .report import HeadReport, Report
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ __all__ = [
     "UnsupportedError",
     "accelerate",
     "dci_attention",
+    "merge_partial",
     "register",
     "use",
 ]

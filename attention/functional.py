@@ -33,6 +33,7 @@ def dci_attention(
     *,
     options: AttentionOptions | None = None,
     return_report: Literal[False] = False,
+    return_lse: Literal[False] = False,
 ) -> Tensor: ...
 @overload
 def dci_attention(
@@ -47,7 +48,38 @@ def dci_attention(
     *,
     options: AttentionOptions | None = None,
     return_report: Literal[True],
+    return_lse: Literal[False] = False,
 ) -> tuple[Tensor, Report]: ...
+@overload
+def dci_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    options: AttentionOptions | None = None,
+    return_report: Literal[False] = False,
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def dci_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    *,
+    options: AttentionOptions | None = None,
+    return_report: Literal[True],
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor, Report]: ...
 def dci_attention(
     query: Tensor,
     key: Tensor,
@@ -60,7 +92,8 @@ def dci_attention(
     *,
     options: AttentionOptions | None = None,
     return_report: bool = False,
-) -> Tensor | tuple[Tensor, Report]:
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Report] | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Report]:
     """Attend within a tolerance of exact attention, several times faster on long sequences.
 
     Arguments, shapes and results are those of ``torch.nn.functional.scaled_dot_product_attention``; short sequences
@@ -98,11 +131,17 @@ def dci_attention(
         Tolerance and method; None means ``AttentionOptions()``.
     return_report : bool
         Return what was done for each head of keys as well. Not inside `torch.compile`.
+    return_lse : bool
+        Return the logarithm of each query's normaliser as well: `merge_partial` takes it. Exact attention takes up to
+        twice as long then. Not inside `torch.compile`.
 
     Returns
     -------
     out : Tensor of shape (…, L, Ev)
         Of the dtype of `query`; zeros for queries that may attend to nothing. It never shares memory with the inputs.
+    lse : Tensor of shape (…, L)
+        Only with `return_lse`: log Σ exp(score) over the keys that a query sees, -inf where it sees none; float32, or
+        float64 if the inputs are. Of keys that are not attended to exactly it is the estimate that `out` has.
     report : Report
         Only with `return_report`.
 
@@ -138,22 +177,29 @@ def dci_attention(
     if torch.is_autocast_enabled("cpu"):
         query, key, value, attn_mask = _autocast(query, key, value, attn_mask)
     check_inputs(query, key, value, attn_mask, enable_gqa)
-    if torch.compiler.is_compiling() and not return_report:
+    if torch.compiler.is_compiling() and not (return_report or return_lse):
         text = "" if options is None else options.text
         out: Tensor = torch.ops.dci.attention(query, key, value, attn_mask, is_causal, scale, enable_gqa, text)
         return out
     options = options or _DEFAULTS
     begin = time.perf_counter() if return_report else 0.0
     with torch._C.DisableTorchFunction():  # or `use` around this call would take its exact parts
-        reason = _why_at_once(query, key, value, attn_mask, is_causal, scale, enable_gqa, options)
+        reason, lse = "", None
+        if not return_lse:
+            reason = _why_at_once(query, key, value, attn_mask, is_causal, scale, enable_gqa, options)
         if not reason:
-            out, reports = batching.attend_batch(query, key, value, attn_mask, is_causal, scale, enable_gqa, options)
+            out, lse, reports = batching.attend_batch(
+                query, key, value, attn_mask, is_causal, scale, enable_gqa, options, return_lse
+            )
         else:
             out = F.scaled_dot_product_attention(
                 query, key, value, attn_mask, 0.0, is_causal, scale=scale, enable_gqa=enable_gqa
             )
             reports = _reports_at_once(query, key, value, is_causal, reason, begin) if return_report else ()
-    return (out, Report(reports, time.perf_counter() - begin)) if return_report else out
+    if return_report:
+        report = Report(reports, time.perf_counter() - begin)
+        return (out, report) if lse is None else (out, lse, report)
+    return out if lse is None else (out, lse)
 
 
 def _why_at_once(

@@ -2,7 +2,9 @@
 
 The rooms, each calling only what is below it:
 
-    index, functional, storage   DCI; knn, exact; load, open: what users call
+    dask        ShardedDCI: shards that Dask distributes
+    _shards     one shard; budgets over all shards; their files
+    index, functional, storage   DCI; knn, exact, merge; load, open: what users call
     _store      points in memory and on disk, ids, journal
     _search     a request goes to ranked or exact search
     _tuning     from data and a wanted recall to a structure and budgets; upkeep as points come and go
@@ -25,8 +27,9 @@ from .errors import (
     NotFittedError,
     StorageError,
     UnknownIdError,
+    WorkersLostError,
 )
-from .functional import exact, knn
+from .functional import exact, knn, merge
 from .index import DCI
 from .storage import DurableDCI, load, open, verify
 
@@ -45,9 +48,11 @@ __all__ = [
     "RadiusNeighbors",
     "StorageError",
     "UnknownIdError",
+    "WorkersLostError",
     "exact",
     "knn",
     "load",
+    "merge",
     "open",
     "reference",
     "show_config",

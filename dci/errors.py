@@ -25,6 +25,10 @@ class StorageError(DCIError, OSError):
     """A file or directory cannot be used now: another writer has it, or an earlier write to it failed."""
 
 
+class WorkersLostError(DCIError, RuntimeError):
+    """Workers that held shards, or were to make them, are gone, and with them what would be needed to go on."""
+
+
 class UnknownIdError(DCIError, KeyError):
     """Ids that the index does not have, or no longer."""
 

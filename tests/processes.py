@@ -5,10 +5,10 @@ import sys
 import textwrap
 
 
-def run_script(script):
+def run_script(script, *arguments):
     """Start Python on an indented text."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", textwrap.dedent(script)],
+        [sys.executable, "-P", "-c", textwrap.dedent(script), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

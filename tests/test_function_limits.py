@@ -24,6 +24,7 @@ MANY_PARAMETERS = {
     ("attention/reference.py", "topk_attention"),
     ("attention/integrations/hf_masks.py", "padding_mask"),
     ("attention/integrations/huggingface.py", "_attention_function.attention"),
+    ("attention/_core/batching.py", "attend_batch"),
     ("attention/_core/multi_head.py", "multi_head_attention"),
     ("attention/integrations/torch_operator.py", "attention"),
     ("attention/integrations/torch_operator.py", "_fake"),

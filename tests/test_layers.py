@@ -113,6 +113,12 @@ RULES = (
         public=True,
     ),
     Rule(
+        "shards do not know who runs their tasks",
+        "dci._shards",
+        PACKAGES,
+        never=("dci.dask", "attention"),
+    ),
+    Rule(
         "files know nothing of indexes",
         "dci._store.directory",
         PACKAGES,
@@ -189,6 +195,10 @@ FAKE = {
     "dci/_store/container.py": "",
     "dci/_store/directory.py": "from . import container",
     "dci/_store/codec.py": "from .._tuning.build import build",
+    "dci/dask/__init__.py": "",
+    "dci/dask/index.py": "from .._shards.shard import Shard",
+    "dci/_shards/__init__.py": "",
+    "dci/_shards/shard.py": "from ..index import DCI",
     "dci/_tuning/__init__.py": "",
     "dci/_tuning/build.py": "from .._search import exact, ranked",
     "attention/__init__.py": "from .functional import dci_attention",
@@ -248,7 +258,8 @@ def test_a_tree_that_keeps_the_rules_passes(tmp_path):
         (9, "attention/functional.py", "from dci import _private", "imports _private of dci "),
         (9, "attention/functional.py", "import dci\nx = dci._search.exact.f", ":2: attention.functional imports f of"),
         (9, "attention/functional.py", "import dci\nx = dci.index", ":2: attention.functional imports dci.index "),
-        (10, "dci/_store/directory.py", "from .codec import x", "imports x of dci._store.codec"),
+        (10, "dci/_shards/shard.py", "from ..dask.index import x", "imports x of dci.dask.index"),
+        (11, "dci/_store/directory.py", "from .codec import x", "imports x of dci._store.codec"),
         (9, "attention/functional.py", "from dci._runtime import threads\nthreads._x()", ":2: attention.functional i"),
     ],
 )  # fmt: skip

@@ -33,26 +33,33 @@ def attend_batch(
     scale: float | None,
     enable_gqa: bool,
     options: AttentionOptions,
-) -> tuple[Tensor, tuple[HeadReport, ...]]:
+    with_lse: bool = False,
+) -> tuple[Tensor, Tensor | None, tuple[HeadReport, ...]]:
     """Attend as `attention.dci_attention` does, from arguments that were checked.
 
     Returns
     -------
     out : Tensor of shape (…, L, Ev)
+    lse : Tensor of shape (…, L), or None
+        The logarithm of every query's normaliser, if it is wanted.
     reports : tuple of HeadReport
         One for each distinct head of keys and values, in row-major order.
     """
     lead = lead_shape(query.shape, key.shape, value.shape, enable_gqa)
     out = query.new_empty((*lead, query.shape[-2], value.shape[-1]))
+    lse = None
+    if with_lse:  # with an axis of one, so that it has those of `out`
+        lse = out.new_empty((*out.shape[:-1], 1), dtype=torch.promote_types(out.dtype, torch.float32))
     if out.numel() == 0 or key.shape[-2] == 0:
-        return out.zero_(), ()
+        return out.zero_(), None if lse is None else lse.fill_(-math.inf).squeeze(-1), ()
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1], 1))
     elif scale <= 0:  # the exact kernel hides keys behind -inf before it scales
         query, scale = query * scale, 1.0
-    target = out
+    target, target_lse = out, lse
     if enable_gqa:
         query, key, value, target, attn_mask = _grouped(query, key, value, target, attn_mask)
+        target_lse = None if lse is None else lse.unflatten(-3, target.shape[-4:-2])
 
     lead = target.shape[:-2]
     query = query.expand(*lead, -1, -1)
@@ -64,9 +71,10 @@ def attend_batch(
     for index, visible in parts:
         # With the ellipsis the cells are filled; without, a single one would hold an array.
         reports[(*index, ...)] = _attend_lead_axes(
-            query[index], key[index], value[index], target[index], visible, scale, options
-        )
-    return out, tuple(reports.flat)
+            query[index], key[index], value[index], target[index], visible, scale, options,
+            None if target_lse is None else target_lse[index],
+        )  # fmt: skip
+    return out, None if lse is None else lse.squeeze(-1), tuple(reports.flat)
 
 
 def _grouped(
@@ -110,9 +118,19 @@ def _parts(
 
 
 def _attend_lead_axes(
-    query: Tensor, key: Tensor, value: Tensor, out: Tensor, visible: Visible, scale: float, options: AttentionOptions
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    visible: Visible,
+    scale: float,
+    options: AttentionOptions,
+    lse: Tensor | None,
 ) -> npt.NDArray[np.object_]:
-    """Attend for all leading axes that are left, into `out`; return reports of the shape of the keys' leading axes."""
+    """Attend for all leading axes that are left, into `out` and `lse`.
+
+    Returns reports of the shape of the keys' leading axes.
+    """
     lead = key.shape[:-2]
     n_heads = math.prod(lead)
     try:
@@ -120,13 +138,22 @@ def _attend_lead_axes(
     except RuntimeError:  # strides that no single axis has: one index at a time rather than a copy
         axis = next(axis for axis, n in enumerate(lead) if n > 1)
         slices = zip(*(x.unbind(axis) for x in (query, key, value, out)), strict=True)
-        return np.stack([_attend_lead_axes(q, k, v, o, visible, scale, options) for q, k, v, o in slices], axis)
+        parts = (None,) * lead[axis] if lse is None else lse.unbind(axis)
+        done = [
+            _attend_lead_axes(q, k, v, o, visible, scale, options, part)
+            for (q, k, v, o), part in zip(slices, parts, strict=True)
+        ]
+        return np.stack(done, axis)
     # First the axes along which keys differ, then those along which only queries do.
     order = sorted(range(len(lead)), key=lambda axis: lead[axis] != query.shape[axis])
     query, out = (x.permute(*order, -2, -1) for x in (query, out))
     flat_query = query.reshape(n_heads, math.prod(query.shape[:-2]) // n_heads, *query.shape[-2:])
-    result, reports = dispatch.attend_visible(flat_query, flat_key, flat_value, visible, scale, options)
+    flat_lse = None if lse is None else lse.new_empty(flat_query.shape[:-1])
+    result, reports = dispatch.attend_visible(flat_query, flat_key, flat_value, visible, scale, options, flat_lse)
     out.copy_(result.view(out.shape))
+    if lse is not None and flat_lse is not None:
+        lse = lse.permute(*order, -2, -1)
+        lse.copy_(flat_lse.view(lse.shape))
     shaped = np.empty(n_heads, dtype=object)
     shaped[:] = reports
     return shaped.reshape(lead)

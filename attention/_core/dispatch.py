@@ -1,5 +1,6 @@
 """Which kernel attends for one batch of heads whose queries see the same: the engine or an exact one."""
 
+import math
 import time
 from dataclasses import replace
 
@@ -58,7 +59,13 @@ def why_exact(
 
 
 def attend_visible(
-    query: Tensor, key: Tensor, value: Tensor, visible: Visible, scale: float, options: AttentionOptions
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    visible: Visible,
+    scale: float,
+    options: AttentionOptions,
+    lse: Tensor | None = None,
 ) -> Result:
     """Attend to what is visible.
 
@@ -70,6 +77,8 @@ def attend_visible(
     scale : float
         Above 0.
     options : AttentionOptions
+    lse : Tensor of shape (H, G, L), optional
+        Receives the logarithm of every query's normaliser; float32, or float64 if the inputs are.
 
     Returns
     -------
@@ -80,56 +89,80 @@ def attend_visible(
     """
     begin = time.perf_counter()
     if visible.mask is not None:
-        out = exact.masked(query, key, value, visible.mask, scale, causal=visible.causal)
+        out = exact.masked(query, key, value, visible.mask, scale, causal=visible.causal, lse=lse)
         return out, _reports("exact", key, key.shape[-2], begin, "a mask without structure")
     if visible.keys is not None:
         key, value = key[:, visible.keys], value[:, visible.keys]
     if visible.starts is None or visible.stops is None:
-        return _attend_up_to(query, key, value, None, scale, options)
+        return _attend_up_to(query, key, value, None, scale, options, lse)
     sees = visible.starts < visible.stops
     if sees.all():
-        return _attend_intervals(query, key, value, visible.starts, visible.stops, scale, options)
+        return _attend_intervals(query, key, value, visible.starts, visible.stops, scale, options, lse)
+    if lse is not None:
+        lse.fill_(-math.inf)
     out = value.new_zeros((*query.shape[:-1], value.shape[-1]))
     rows = sees.nonzero().squeeze(-1)
     if len(rows) == 0:
         return out, _reports("exact", key, 0, begin, "nothing to see")
+    of_rows = None if lse is None else lse.new_empty((*lse.shape[:2], len(rows)))
     some, reports = _attend_intervals(
-        query[:, :, rows], key, value, visible.starts[rows], visible.stops[rows], scale, options
+        query[:, :, rows], key, value, visible.starts[rows], visible.stops[rows], scale, options, of_rows
     )
+    if lse is not None and of_rows is not None:
+        lse[:, :, rows] = of_rows
     out[:, :, rows] = some.to(out.dtype)
     return out, reports
 
 
 def _attend_intervals(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, stops: Tensor, scale: float, options: AttentionOptions
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    stops: Tensor,
+    scale: float,
+    options: AttentionOptions,
+    lse: Tensor | None,
 ) -> Result:
     begin = time.perf_counter()
     first, last = int(starts[0]), int(stops[-1])
     if first != starts[-1]:
-        out = exact.banded(query, key, value, starts, stops, scale)
+        out = exact.banded(query, key, value, starts, stops, scale, lse)
         return out, _reports("banded", key, _mean(stops - starts), begin, "a sliding window")
     same = stops[0] == last
     return _attend_up_to(
-        query, key[:, first:last], value[:, first:last], None if same else stops - first, scale, options
+        query, key[:, first:last], value[:, first:last], None if same else stops - first, scale, options, lse
     )
 
 
 def _attend_up_to(
-    query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, options: AttentionOptions
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    stops: Tensor | None,
+    scale: float,
+    options: AttentionOptions,
+    lse: Tensor | None,
 ) -> Result:
     begin = time.perf_counter()
     n_keys, width = key.shape[-2:]
     seen = n_keys if stops is None else _mean(stops)
     reason = why_exact(len(key), query.shape[1] * query.shape[2], n_keys, seen, width, query.dtype, options)
     if not reason:
-        done = heads.attend_heads(query, key, value, stops, scale, options)
-        return _complete_exactly(query, key, value, stops, scale, done)
-    out = exact.up_to(query, key, value, stops, scale)
+        done = heads.attend_heads(query, key, value, stops, scale, options, lse)
+        return _complete_exactly(query, key, value, stops, scale, done, lse)
+    out = exact.up_to(query, key, value, stops, scale, lse)
     return out, _reports("exact", key, seen, begin, reason)
 
 
 def _complete_exactly(
-    query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, done: Result
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    stops: Tensor | None,
+    scale: float,
+    done: Result,
+    lse: Tensor | None,
 ) -> Result:
     """Compute the heads that the engine left to the exact kernel."""
     out, reports = done
@@ -140,9 +173,12 @@ def _complete_exactly(
     for start in range(0, len(left), max(size, 1)):
         begin, some = time.perf_counter(), left[start : start + size]
         if everything:
-            out = exact.up_to(query, key, value, stops, scale)
+            out = exact.up_to(query, key, value, stops, scale, lse)
         else:
-            out[some] = exact.up_to(query[some], key[some], value[some], stops, scale)
+            of_some = None if lse is None else lse[some]
+            out[some] = exact.up_to(query[some], key[some], value[some], stops, scale, of_some)
+            if lse is not None and of_some is not None:
+                lse[some] = of_some
         each = (time.perf_counter() - begin) / len(some)
         for h in some:
             reports[h] = replace(reports[h], seconds=reports[h].seconds + each)

@@ -22,26 +22,43 @@ _MASK_NUMBERS = 1 << 22  # of a mask in float32 at once, 16 MB
 KeyRange = tuple[int, int, Tensor | None]  # keys [first, stop) and a mask for them
 
 
-def whole(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False) -> Tensor:
+def whole(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = False, lse: Tensor | None = None
+) -> Tensor:
     """Every query sees all keys, or with `causal`, query i the keys up to i."""
     n_keys, width = value.shape[-2:]
+    if lse is not None:
+        stops = torch.full(query.shape[-2:-1], n_keys)
+        if causal:
+            stops = torch.arange(1, len(stops) + 1).clamp(max=n_keys)
+        return banded(query, key, value, torch.zeros_like(stops), stops, scale, lse)
     rows = max(_BAND_ROWS, _PAIRS // max(1, query.shape[0] * query.shape[1] * n_keys) // _BAND_ROWS * _BAND_ROWS)
     if rows < query.shape[-2] and not causal:
         return _by_rows(query, key, value, scale, rows, lambda row, end: (0, n_keys, None))
     return _sdpa(*_same_width(query, key, value), None, scale, causal)[..., :width]
 
 
-def up_to(query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float) -> Tensor:
+def up_to(
+    query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, lse: Tensor | None = None
+) -> Tensor:
     """Query i sees the keys [0, stops[i]), at least one; `stops` of shape (L,) never descends."""
     if stops is None:
-        return whole(query, key, value, scale)
+        return whole(query, key, value, scale, lse=lse)
     length, n_keys = query.shape[-2], key.shape[-2]
     if torch.equal(stops, torch.arange(1, length + 1).clamp(max=n_keys)):
-        return whole(query, key, value, scale, causal=True)
-    return banded(query, key, value, torch.zeros_like(stops), stops, scale)
+        return whole(query, key, value, scale, causal=True, lse=lse)
+    return banded(query, key, value, torch.zeros_like(stops), stops, scale, lse)
 
 
-def banded(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, stops: Tensor, scale: float) -> Tensor:
+def banded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    stops: Tensor,
+    scale: float,
+    lse: Tensor | None = None,
+) -> Tensor:
     """Query i sees the keys [starts[i], stops[i]), at least one; neither bound ever descends."""
 
     def keys_of(row: int, end: int) -> KeyRange:
@@ -51,10 +68,19 @@ def banded(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, stops: Ten
         ids = torch.arange(first, stop)
         return first, stop, (ids >= starts[row:end, None]) & (ids < stops[row:end, None])
 
-    return _by_rows(query, key, value, scale, _BAND_ROWS, keys_of)
+    return _by_rows(query, key, value, scale, _BAND_ROWS, keys_of, lse)
 
 
-def masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, *, causal: bool = False) -> Tensor:
+def masked(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scale: float,
+    *,
+    causal: bool = False,
+    lse: Tensor | None = None,
+) -> Tensor:
     """Any mask of shape (L, S), bool or added to the scores; with `causal`, no key behind key i for query i as well.
 
     Queries that see nothing give zeros.
@@ -68,20 +94,32 @@ def masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
         future = torch.arange(stop) > torch.arange(row, end)[:, None]
         return 0, stop, mask[row:end, :stop].masked_fill(future, False if mask.dtype == torch.bool else -torch.inf)
 
-    return _by_rows(query, key, value, scale, max(1, _MASK_NUMBERS // n_keys), keys_of)
+    return _by_rows(query, key, value, scale, max(1, _MASK_NUMBERS // n_keys), keys_of, lse)
 
 
 def _by_rows(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, rows: int, keys_of: Callable[[int, int], KeyRange]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    rows: int,
+    keys_of: Callable[[int, int], KeyRange],
+    lse: Tensor | None = None,
 ) -> Tensor:
     """Blocks of `rows` queries, each with the keys and the mask that `keys_of` names."""
     length, width = query.shape[-2], value.shape[-1]
     out = query.new_empty((*query.shape[:-1], width))
     query, key, value = _same_width(query, key, value)
+    if lse is not None:
+        rows = min(rows, max(1, _MASK_NUMBERS // (query.shape[0] * query.shape[1] * max(1, key.shape[-2]))))
     for row in range(0, length, rows):
         end = min(row + rows, length)
         first, stop, mask = keys_of(row, end)
-        block = _sdpa(query[:, :, row:end], key[:, first:stop], value[:, first:stop], mask, scale, False)
+        some = query[:, :, row:end], key[:, first:stop], value[:, first:stop]
+        if lse is None:
+            block = _sdpa(*some, mask, scale, False)
+        else:
+            block, lse[:, :, row:end] = _with_lse(*some, mask, scale)
         out[:, :, row:end] = block[..., :width]
     return out
 
@@ -98,6 +136,19 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale:
     group = query.shape[1]
     key, value = (x[:, None].expand(-1, group, -1, -1) for x in (key, value))
     return F.scaled_dot_product_attention(query, key, value, mask, 0.0, causal, scale=scale)
+
+
+def _with_lse(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    """As `_sdpa`, and the logarithm of every query's normaliser; PyTorch's kernel does not return it."""
+    dtype = value.dtype
+    if dtype != torch.float64:
+        query, key, value = (x.float() for x in (query, key, value))
+    scores = (query * scale) @ key[:, None].transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    lse = scores.logsumexp(-1)
+    shift = lse.masked_fill(lse == -torch.inf, 0.0)  # of queries that see nothing
+    return ((scores - shift[..., None]).exp_() @ value[:, None]).to(dtype), lse
 
 
 def attend_last(query: Tensor, keys: Tensor, values: Tensor, starts: list[int], scale: float) -> Tensor:

@@ -16,6 +16,7 @@ from ..options import AttentionOptions
 from ..report import HeadReport
 from . import top_k
 from .head import Head
+from .output import Output
 from .planning import make_plan
 from .sample import Sample
 
@@ -37,7 +38,13 @@ _HEADS_A_PROBE = 6  # where planning all would risk more
 
 
 def attend_heads(
-    query: Tensor, key: Tensor, value: Tensor, stops: Tensor | None, scale: float, options: AttentionOptions
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    stops: Tensor | None,
+    scale: float,
+    options: AttentionOptions,
+    lse: Tensor | None = None,
 ) -> tuple[Tensor, list[HeadReport]]:
     """Attend with every head's queries to the keys that they see, within the tolerance, where that pays.
 
@@ -49,6 +56,8 @@ def attend_heads(
         Query i sees the keys before stops[i], at least one.
     scale : float
     options : AttentionOptions
+    lse : Tensor of shape (H, G, L), float32, optional
+        Receives what `out` does.
 
     Returns
     -------
@@ -87,7 +96,8 @@ def attend_heads(
             with Work(inner, parent=several) as work:
                 arrays = (_float32(query[h]), np.ascontiguousarray(_float32(key[h])), _float32(value[h]))
                 mine = out[h] if out.dtype == torch.float32 else out.new_empty(out[h].shape, dtype=torch.float32)
-                report = attend_one_head(*arrays, ends, scale, options, work, mine.numpy())
+                output = Output(mine.numpy(), None if lse is None else lse[h].numpy().reshape(-1))
+                report = attend_one_head(*arrays, ends, scale, options, work, output)
             if out.dtype != torch.float32 and report.method != "exact":
                 out[h] = mine
             reports[h] = replace(report, seconds=time.perf_counter() - begin)
@@ -148,17 +158,18 @@ def _attend_near_and_far(
     scale: float,
     options: AttentionOptions,
     work: Work,
-    out: np.ndarray,
+    output: Output,
 ) -> HeadReport:
-    """Attend with one head, into (G, L, Ev), or report that the exact kernel should."""
+    """Attend with one head, or report that the exact kernel should."""
     n_threads = work.num_threads
     seen = len(key) if stops is None else float(stops.mean())
     plan = make_plan(query.reshape(-1, query.shape[-1]), key, seen, scale, options, n_threads)
     head = Head(query, key, value, stops, scale, options, plan, work)
+    head.field.lse = output.lse  # of every query, estimated where its output is
     sample = Sample(head, options.random_state)
     if sample.empty:
         return HeadReport("exact", seen, 1.0, 0.0, 0.0, "too few keys before any query")
-    flat = out.reshape(-1, out.shape[-1])
+    flat = output.rows.reshape(-1, output.rows.shape[-1])
     if options.near is not None:
         whole = options.near == 1.0 if isinstance(options.near, float) else options.near >= len(key)
         size = len(key) if whole else options.near * (seen if isinstance(options.near, float) else 1)

@@ -14,6 +14,7 @@ from dci._runtime.types import FloatArray
 from ..embedding import embed_keys, embed_queries
 from ..options import AttentionOptions
 from ..report import HeadReport
+from .output import Output
 
 _BLOCK = 8192  # queries between two looks at Ctrl-C: half a second
 _SEGMENT = 1024  # queries whose keys are looked for with one filter; to measure anew, time causal calls with `top_k`
@@ -29,9 +30,10 @@ def attend_top_k(
     scale: float,
     options: AttentionOptions,
     work: Work,
-    out: FloatArray,
+    output: Output,
 ) -> HeadReport:
-    """Attend with the queries (G, L, E) of one head of keys (S, E) and values (S, Ev), into (G, L, Ev)."""
+    """Attend with the queries (G, L, E) of one head of keys (S, E) and values (S, Ev)."""
+    out, lse = output
     k = min(int(options.top_k or 1), len(key))
     random = options.embedding == "random"
     index = dci.DCI(
@@ -46,14 +48,17 @@ def attend_top_k(
         for start in range(0, len(flat), _BLOCK):
             work.tick()
             part = slice(start, start + _BLOCK)
-            _weigh(flat[part], key, value, index.query(embed_queries(flat[part]), k).indices, scale, flat_out[part])
+            found = index.query(embed_queries(flat[part]), k).indices
+            some = Output(flat_out[part], None if lse is None else lse[part])
+            _weigh(flat[part], key, value, found, scale, some)
     else:
         for start in range(0, length, _SEGMENT):
             work.tick()
             part = slice(start, min(start + _SEGMENT, length))
             for group in range(query.shape[0]):
                 found = _found_before(index, query[group, part], key, stops[part], k)
-                _weigh(query[group, part], key, value, found, scale, out[group, part])
+                some = Output(out[group, part], None if lse is None else lse.reshape(-1, length)[group, part])
+                _weigh(query[group, part], key, value, found, scale, some)
     seen = len(key) if stops is None else float(stops.mean())
     error = _error(flat, key, value, stops, scale, flat_out, rows[:_SAMPLE])
     return HeadReport("top-k", float(k), min(1.0, k / seen), error, 0.0, f"the {k} keys that the index finds")
@@ -81,7 +86,7 @@ def _scores(query: FloatArray, key: FloatArray, ids: np.ndarray) -> FloatArray:
 
 
 def _weigh(
-    query: FloatArray, key: FloatArray, value: FloatArray, ids: np.ndarray, scale: float, out: FloatArray
+    query: FloatArray, key: FloatArray, value: FloatArray, ids: np.ndarray, scale: float, output: Output
 ) -> None:
     """Softmax over the keys `ids` (n, k) of each query, none where -1."""
     step = max(1, _NUMBERS // (ids.shape[1] * max(key.shape[1], value.shape[1])))
@@ -89,9 +94,13 @@ def _weigh(
         part = slice(start, start + step)
         here = ids[part]
         scores = np.where(here < 0, -np.inf, _scores(query[part], key, here) * np.float32(scale))
-        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        out[part] = np.matmul(weights[:, None], value[here])[:, 0]
+        top = scores.max(axis=1, keepdims=True)
+        weights = np.exp(scores - top)
+        total = weights.sum(axis=1, keepdims=True)
+        weights /= total
+        output.rows[part] = np.matmul(weights[:, None], value[here])[:, 0]
+        if output.lse is not None:
+            output.lse[part] = (top + np.log(total))[:, 0]
 
 
 def _error(

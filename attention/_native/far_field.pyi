@@ -9,6 +9,7 @@ from .near_field import LocalKeys
 
 @disjoint_base
 class Field(Moments):
+    lse: FloatArray | None
     def __init__(
         self,
         keys: FloatArray,

@@ -57,7 +57,13 @@ cdef class Field(Moments):
     strays : (n,) int32, ascending, optional
         Keys that are far from the others of their cell: a query that one of them weighs much for attends to its cell
         exactly.
+
+    Attributes
+    ----------
+    lse : (G * L,) float32 or None
+        Where calls put, at their rows, the logarithm of the sum of all exponentials; None at first, for nowhere.
     """
+    cdef public float[::1] lse
     cdef list workspaces  # those that no thread uses
     cdef Strays strays
     cdef float scale
@@ -119,6 +125,9 @@ cdef class Field(Moments):
             return 0, outliers
         cdef Workspace w = self.take_workspace(min(n, step))
         cdef float *risk_of = NULL
+        cdef float *lse = NULL
+        if self.lse is not None:
+            lse = &self.lse[0]
         if risks is not None:
             risk_of = &risks[0]
         with nogil:
@@ -128,7 +137,7 @@ cdef class Field(Moments):
                 if wanted is not None:
                     w.wanted = &wanted[start]
                 self.attend_loaded(w, threshold, reach, local)
-                write_outputs(self, w, out, risk_of)
+                write_outputs(self, w, out, risk_of, lse)
                 for i in range(count):
                     if w.is_outlier[i]:
                         outlier_rows[n_outliers] = order[start + i]
@@ -155,8 +164,10 @@ cdef class Field(Moments):
             memset(w.is_outlier, 0, n)
             attend_local_keys(self, w, local)
             for i in range(n):
+                if self.lse is not None:
+                    self.lse[rows[i]] = w.shift[i] + logf(w.sum[i])
                 w.row[i] = <int32_t>i
-            write_outputs(self, w, out, NULL)
+            write_outputs(self, w, out, NULL, NULL)
         self.workspaces.append(w)
 
     cdef void attend_loaded(self, Workspace w, float threshold, float reach, LocalKeys local) noexcept nogil:

@@ -23,4 +23,4 @@ cdef void reset_state(Moments cells, Workspace w) noexcept nogil
 cdef void choose_all_cells(Moments cells, Workspace w) noexcept nogil
 cdef void attend_near_cells(Moments cells, Workspace w) noexcept nogil
 cdef void attend_local_keys(Moments cells, Workspace w, LocalKeys local) noexcept nogil
-cdef void write_outputs(Moments cells, Workspace w, float[:, ::1] out, float *risks) noexcept nogil
+cdef void write_outputs(Moments cells, Workspace w, float[:, ::1] out, float *risks, float *lse) noexcept nogil

@@ -3,7 +3,7 @@
 What is attended to is added to the state of queries in a workspace: a shift, a sum of exponentials, weighted values.
 """
 from libc.float cimport FLT_MAX
-from libc.math cimport INFINITY, expf
+from libc.math cimport INFINITY, expf, logf
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
@@ -166,8 +166,11 @@ cdef void attend_panels(Moments cells, Workspace w, const int32_t *visitors, Py_
             w.touched += count * n
 
 
-cdef void write_outputs(Moments cells, Workspace w, float[:, ::1] out, float *risks) noexcept nogil:
-    """Write what the queries have attended to, but for those that are out of reach."""
+cdef void write_outputs(Moments cells, Workspace w, float[:, ::1] out, float *risks, float *lse) noexcept nogil:
+    """Write what the queries have attended to, but for those that are out of reach.
+
+    Where they are wanted: suspected errors, and logarithms of the sums of all exponentials.
+    """
     cdef Py_ssize_t i, k
     cdef float share
     for i in range(w.n):
@@ -178,3 +181,5 @@ cdef void write_outputs(Moments cells, Workspace w, float[:, ::1] out, float *ri
             out[w.row[i], k] = w.out[i * cells.value_pad + k] * share
         if risks != NULL:
             risks[w.row[i]] = w.risk[i] * share * share
+        if lse != NULL:
+            lse[w.row[i]] = w.shift[i] + logf(w.sum[i]) if w.sum[i] > 0 else -INFINITY

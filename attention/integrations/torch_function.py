@@ -93,6 +93,7 @@ class AttentionMode(TorchFunctionMode):
                 if torch.compiler.is_compiling():  # a graph has no place for reports
                     compiled: Tensor = dci_attention(*arguments, **kwargs, options=self.options)
                     return compiled
+                output: Tensor
                 output, report = dci_attention(*arguments, **kwargs, options=self.options, return_report=True)
             except AttentionError as refusal:
                 self.record.leave(str(refusal))

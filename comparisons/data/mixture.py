@@ -30,13 +30,14 @@ class Mixture:
     def blocks(self, n: int) -> Iterator[np.ndarray]:
         """Yield n points, (at most BLOCK, dim) float32 at a time."""
         for number, start in enumerate(range(0, n, BLOCK)):
-            yield self._block(number, min(BLOCK, n - start))
+            yield self.block(number, min(BLOCK, n - start))
 
     def queries(self, count: int) -> np.ndarray:
         """Return other points of the same distribution, (count, dim) float32."""
-        return self._block(QUERY_BLOCK, count)
+        return self.block(QUERY_BLOCK, count)
 
-    def _block(self, number: int, count: int) -> np.ndarray:
+    def block(self, number: int, count: int) -> np.ndarray:
+        """Return the first points of a block, (count, dim) float32."""
         rng = np.random.default_rng([1, number])
         component = np.sort(rng.choice(COMPONENTS, count, p=self.shares))
         rows = rng.standard_normal((count, self.dim), dtype=np.float32)

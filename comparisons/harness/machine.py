@@ -17,7 +17,7 @@ from pathlib import Path
 from comparisons.data.datasets import ComparisonError, Dataset
 from comparisons.knn.adapters import DCI, Arguments
 
-PACKAGES = ("dci-attention", "numpy", "faiss-cpu", "hnswlib", "lorann", "scikit-learn", "torch", "transformers")
+PACKAGES = ("dci-attention", "numpy", "dask", "faiss-cpu", "hnswlib", "lorann", "scikit-learn", "torch", "transformers")
 
 
 def memory_growth(name: str, wanted: float, threads: int) -> Arguments:

@@ -15,7 +15,7 @@ from comparisons.data.datasets import ComparisonError, Dataset
 from comparisons.harness import machine
 from comparisons.harness.question import Options, Suite
 from comparisons.harness.results import Run
-from comparisons.knn import beside, out_of_core
+from comparisons.knn import beside, out_of_core, sharded
 from comparisons.knn.adapters import DCI, RIVALS, Adapter
 from comparisons.knn.bench import Bench, Measurement, Setting, front
 from comparisons.knn.dynamic import Changing
@@ -170,6 +170,12 @@ def _mixture(name: str) -> str:
     return name
 
 
+def _sharded(suite: Suite, run: Run, name: str, options: Options) -> None:
+    """Fit and ask shards in processes, beside one index."""
+    asked = 500 if options.smoke else sharded.QUERIES
+    sharded.measure(run, suite.name, _mixture(name), wanted_recall(name, options), options.repeats, asked)
+
+
 def _beside(suite: Suite, run: Run, name: str, options: Options) -> None:
     """Fit and ask while other software is busy."""
     beside.measure(_bench(run, name, options.smoke), suite.name, wanted_recall(name, options), options.repeats)
@@ -236,6 +242,16 @@ OUT_OF_CORE = _suite(
     smoke_data=("mixture-20k-96",),
     read=lambda name, smoke: _mixture(name),
 )
+SHARDED = _suite(
+    "sharded",
+    "shards in as many processes, beside one index of as many threads; what merging and asking a shard cost",
+    2,
+    ("mixture-1000k-96",),
+    _sharded,
+    rivals=("dci",),
+    smoke_data=("mixture-40k-96",),
+    read=lambda name, smoke: _mixture(name),
+)
 BESIDE = _suite(
     "beside",
     "half of the processors, while PyTorch or NumPy keeps the other half busy",
@@ -261,6 +277,7 @@ SUITES = {
         MEMORY,
         DYNAMIC,
         OUT_OF_CORE,
+        SHARDED,
         BESIDE,
         *attention_suites.SUITES,
     )

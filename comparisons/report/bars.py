@@ -31,6 +31,7 @@ OPEN, OPEN_BYTES = 0.05, 1.2e9  # seconds to open a file of at most so many byte
 RESIDENT = 2e9  # bytes that a process which asks a mapped index holds
 LONGEST_WAIT = 0.01  # seconds that a query waits while points are added
 BESIDE = 1.3  # times what it takes alone
+SHARDED, HELD = 1.2, 1.6  # times what one index takes; times its shards that a worker holds
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,21 @@ def _out_of_core(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
         yield Bar(suite, data, asked, f"{1e3 * seconds(opened):.1f} ms", seconds(opened) < OPEN)
 
 
+def _sharded(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
+    found = {row["operation"]: row for row in rows}
+    for row in rows:
+        if "recall" in row:
+            yield _recall_bar("sharded", data, row["wanted"], row["recall"], row["queries"])
+    if not {"one", "sharded"} <= found.keys() or rows[0]["n"] < LARGE:
+        return
+    ratio = total_seconds(found["sharded"]) / total_seconds(found["one"])
+    asked = f"fit and queries, in processes: at most {SHARDED:g} x the time of one index"
+    yield Bar("sharded", data, asked, f"{ratio:.2f} x", ratio <= SHARDED)
+    held = found["sharded"]["memory"]
+    asked = f"a worker holds at most {HELD:g} x its shards"
+    yield Bar("sharded", data, asked, f"{held:.2f} x", held <= HELD, timed=False)
+
+
 def _beside(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
     took = {row["operation"]: seconds(row) for row in rows}
     if rows[0]["n"] < LARGE:
@@ -256,6 +272,11 @@ def _beside(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
             ratio = seconds(row) / took[row["beside"]]
             asked = f"{row['operation']}: at most {BESIDE:g} x the time alone"
             yield Bar("beside", data, asked, f"{ratio:.2f} x", ratio <= BESIDE)
+
+
+def total_seconds(row: Row) -> float:
+    """Return the median of fitting and asking together."""
+    return statistics.median(map(sum, zip(row["build_seconds"], row["query_seconds"], strict=True)))
 
 
 def rate(row: Row) -> float:
@@ -405,6 +426,7 @@ JUDGES: dict[str, Callable[[str, Sequence[Row]], Iterator[Bar]]] = {
     "memory": _memory,
     "dynamic": _dynamic,
     "out_of_core": _out_of_core,
+    "sharded": _sharded,
     "beside": _beside,
     "attention_layers": _attention_layers,
     "attention_length": _attention_length,

@@ -175,6 +175,27 @@ def out_of_core(rows: Sequence[Row]) -> Table:
     return table
 
 
+def sharded(rows: Sequence[Row]) -> Table:
+    """Return what shards take beside one index, and what merging and asking a shard cost."""
+    table = [["data", "operation", "of", "time", "fit", "queries", "processor", "visited", "held", "recall"]]
+    for row in select(rows, "sharded"):
+        of = [f"{row[name]:,} {words}" for name, words in (("points", "points"), ("asked", "queries")) if name in row]
+        of += [f"{row['bytes'] / 1e6:.0f} MB"] if "bytes" in row else []
+        of += [f"{row['shards']} shards"] if "shards" in row else []
+        parts = ["", ""]
+        if "seconds" in row:
+            taken = bars.seconds(row)
+        else:
+            taken = bars.total_seconds(row)
+            parts = [time(statistics.median(row[f"{part}_seconds"])) for part in ("build", "query")]
+        parts.append(time(row["processor"]) if "processor" in row else "")
+        visited = f"{row['visited']:.2f}" if "visited" in row else ""
+        held = f"{row['memory']:.2f} x" if "memory" in row else ""
+        recall = f"{row['recall']:.3f}" if "recall" in row else ""
+        table.append([row["data"], row["operation"], ", ".join(of), time(taken), *parts, visited, held, recall])
+    return table
+
+
 def beside(rows: Sequence[Row]) -> Table:
     """Return what fitting and asking take alone and beside busy software."""
     table = [["data", "threads", "operation", "time", "alone = 1", "spread"]]
@@ -269,6 +290,8 @@ def of_suite(rows: Sequence[Row], suite: str) -> Table:
         return dynamic(rows)
     if suite == "out_of_core":
         return out_of_core(rows)
+    if suite == "sharded":
+        return sharded(rows)
     if suite == "beside":
         return beside(rows)
     if suite == "attention_layers":

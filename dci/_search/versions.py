@@ -8,6 +8,7 @@ from .._api.answers import Neighbors, Request
 from .._runtime.threads import Work
 from .._tuning.living import Version
 from .dispatch import answer
+from .merging import merge
 
 
 def answer_version(version: Version, request: Request, work: Work) -> Neighbors:
@@ -22,15 +23,5 @@ def answer_version(version: Version, request: Request, work: Work) -> Neighbors:
         own = None if exclude is None else (exclude - start).astype(np.int32)
         distances, rows = exact.search(request.queries, request.absmax, request.k, work.silent(), live, own)
         pending = Neighbors(distances, np.where(rows < 0, -1, rows + start))
-        found = merge(found, pending, descending=exact.metric == "ip")
+        found = merge([found, pending], request.k, descending=exact.metric == "ip")
     return Neighbors(found.distances, version.points.ids_of(found.indices))
-
-
-def merge(first: Neighbors, second: Neighbors, *, descending: bool) -> Neighbors:
-    """Return the k best of two answers of (nq, k); of equal ones points, those of the first, then by place."""
-    k = first.distances.shape[1]
-    distances = np.concatenate([first.distances, second.distances], axis=1)
-    indices = np.concatenate([first.indices, second.indices], axis=1)
-    keys = -distances if descending else distances
-    order = np.lexsort((indices < 0, keys), axis=1)[:, :k]  # stable; distances of points may be infinite as well
-    return Neighbors(np.take_along_axis(distances, order, 1), np.take_along_axis(indices, order, 1))

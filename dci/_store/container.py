@@ -219,9 +219,18 @@ def fingerprint(path: Path) -> bytes:
     """
     name = os.fspath(path)
     with _open(path) as file:
-        fetch = _fetcher(file, name)
-        head = layout.decode_head(fetch, _length(file), name)
-        return blake2b(fetch(0, head.end), digest_size=16).digest()
+        return _fingerprint(_fetcher(file, name), _length(file), name)
+
+
+def fingerprint_of(data: Buffer, name: str = "data") -> bytes:
+    """Return what `fingerprint` returns of a file of these bytes."""
+    view = memoryview(data).cast("B")
+    return _fingerprint(lambda offset, count: bytes(view[offset : offset + count]), len(view), name)
+
+
+def _fingerprint(fetch: Callable[[int, int], bytes], length: int, name: str) -> bytes:
+    head = layout.decode_head(fetch, length, name)
+    return blake2b(fetch(0, head.end), digest_size=16).digest()
 
 
 # ---- writing ----

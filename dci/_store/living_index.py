@@ -40,6 +40,7 @@ class LivingIndex:
     random_state: int | np.random.Generator | None
     num_threads: int | None
     verbose: bool
+    _measures = True  # budgets, on these points alone
 
     def _start_empty(self) -> None:
         self._writer = Lock()
@@ -137,12 +138,12 @@ class LivingIndex:
         points = Points.of(kept, max(absmax, made))
         # Points pass twice: when they are assigned to cells and when they are copied there.
         with one_blas_thread(), Work(self._threads(), 2 * n, "fit", "points", self.verbose) as work:
-            engine = build(X, absmax, sample, params, rng, work, None if kept is X else points)
+            engine = build(X, absmax, sample, params, rng, work, None if kept is X else points, self._measures)
             work.finish()
         if sample is not None:  # the caller's array may change, and only so many are looked at
             chosen = np.linspace(0, len(sample[0]) - 1, min(_KEPT_QUERIES, len(sample[0]))).astype(np.int64)
             sample = sample[0][chosen], sample[1]
-        return Upkeep(params, sample), first_version(points, PointStore(points), engine)
+        return Upkeep(params, sample, self._measures), first_version(points, PointStore(points), engine)
 
     def add(self, X: npt.ArrayLike, ids: npt.ArrayLike | None = None) -> IndexArray:
         """Add points, to a fitted index or to an empty one.
@@ -286,7 +287,7 @@ class LivingIndex:
         """
         version.demand.queries += n_queries
         fold = (n_queries >= _MANY or version.is_behind()) and version.can_fold()
-        if (fold or version.wants_measuring()) and self._writer.try_enter():
+        if (fold or (self._measures and version.wants_measuring())) and self._writer.try_enter():
             try:
                 now, upkeep = self._state
                 if now is version and upkeep is not None:  # nobody was faster
@@ -386,7 +387,7 @@ class LivingIndex:
         settings["random_state"] = decode_random_state(settings["random_state"])
         self.__init__(**settings)  # type: ignore[misc]
         if content.version is not None:
-            self._state = content.version, Upkeep(content.version.engine.params, content.queries)
+            self._state = content.version, Upkeep(content.version.engine.params, content.queries, self._measures)
 
     def __getstate__(self) -> dict[str, Any]:
         self._finish()

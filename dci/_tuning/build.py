@@ -44,7 +44,7 @@ def build(
     kept : Points, optional
         The same points as Codes, which take their place once there is a structure.
     calibrated : bool
-        Measure the budget of an ordinary query now; else whoever asks first does.
+        Measure the budget of an ordinary query now; else whoever asks first does, or who knows the other shards.
     """
     engine = _structure(X, absmax, queries, params, rng, work)
     if kept is not None or isinstance(X, Codes):

@@ -12,10 +12,10 @@ from .._runtime.types import FloatArray, IdArray, IndexArray
 from .._search.ranked import Ranker
 from .cost_model import ranked_cost
 
-_NOT_FOUND = np.iinfo(np.int64).max
+NOT_FOUND = np.iinfo(np.int64).max  # a rank
 # To measure anew: `python -m comparisons run --suite calibration`.
 _N_BUDGETS = 24  # limits of visits that are compared
-_MOST_BUDGETS = 64  # that are remembered, of as many pairs of k and recall
+MOST_BUDGETS = 64  # that are remembered, of as many pairs of k and recall
 _LEAST_K = 10  # neighbours of each held-out query that a recall is estimated on
 _MARGIN = 1.5  # standard errors that the held-out recall stays above the wanted one
 
@@ -59,7 +59,7 @@ class Calibration:
         # Fewer neighbours say too little; and the nearer ones are no harder to find.
         k = min(max(k, _LEAST_K), self.max_k)
         if (k, recall) not in self._budgets:
-            if len(self._budgets) == _MOST_BUDGETS:
+            if len(self._budgets) == MOST_BUDGETS:
                 del self._budgets[next(iter(self._budgets))]
             self._budgets[k, recall] = self._with_margin(k, recall)
         return self._budgets[k, recall]
@@ -75,13 +75,13 @@ class Calibration:
     def _cheapest(self, k: int, recall: float) -> Budget | None:
         visits, ranks = self.visits[:, :k].ravel(), self.ranks[:, :k].ravel()
         needed = int(np.ceil(recall * visits.size - 1e-9))
-        if needed == 0 or np.count_nonzero(ranks < _NOT_FOUND) < needed:
+        if needed == 0 or np.count_nonzero(ranks < NOT_FOUND) < needed:
             return None
         shares = np.linspace(needed / visits.size, 1.0, _N_BUDGETS)
         best, best_cost = None, np.inf
         for limit in np.unique(np.quantile(visits, shares, method="higher")):
             reached = np.sort(ranks[visits <= limit])
-            if len(reached) < needed or reached[needed - 1] == _NOT_FOUND:
+            if len(reached) < needed or reached[needed - 1] == NOT_FOUND:
                 continue
             candidates = max(int(reached[needed - 1]) + 1, k)
             seen = max(int(limit), k)  # k answers are among no fewer
@@ -131,7 +131,7 @@ def calibrate(
     truth_positions = position_of[truth]  # the last entry answers for -1
     own = np.full(len(queries), -1) if exclude is None else position_of[exclude]
     rows = ranker.embedding.queries(queries, absmax)
-    ranks = np.full(truth.shape, _NOT_FOUND)
+    ranks = np.full(truth.shape, NOT_FOUND)
     needed = np.empty(truth.shape, np.int64)
 
     def follow(block: tuple[int, int]) -> None:

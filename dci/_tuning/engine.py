@@ -24,7 +24,7 @@ HELD_OUT = 256  # queries whose true neighbours calibrate the budgets
 MAX_K = 64  # neighbours of each that the first calibration knows
 _MOST_K = 1024  # that any knows: with more of them a ranked query compares so many points that it hardly pays
 # How far calibration follows the held-out queries: share of the points visited, candidates.
-_EFFORTS = ((0.15, 512), (0.5, 512), (0.5, 4096), (1.0, 16384))
+EFFORTS = ((0.15, 512), (0.5, 512), (0.5, 4096), (1.0, 16384))
 
 
 @dataclass
@@ -171,7 +171,7 @@ class Engine:
             size *= 2
         size = min(size, self.most_neighbours)
         least = k, k
-        for effort in range(len(_EFFORTS)):
+        for effort in range(len(EFFORTS)):
             saving = most_cost - self._cost(self.ranker, *least, n_allowed)
             if saving <= 0:
                 return None
@@ -180,7 +180,9 @@ class Engine:
                 if calibration is None:
                     if n_queries * saving < self._calibration_cost(self.ranker, size, effort):
                         return None
-                    calibration = self._calibrate(self.ranker, self.neighbours(size, work), effort, work)
+                    truth = self.neighbours(size, work)
+                    held_out = self.held_out, self.held_out_absmax
+                    calibration = self.follow(self.ranker, held_out, truth, self.held_out_ids, effort, work)
                     self.calibrations[size, effort] = calibration
                 budget = calibration.budget(k, recall)
             if budget is not None:
@@ -190,12 +192,28 @@ class Engine:
             least = calibration.least(k, recall, *self._generous(self.ranker, k, effort))
         return None
 
-    def _calibrate(self, ranker: Ranker, truth: IndexArray, effort: int, work: Work) -> Calibration:
+    def follow(
+        self,
+        ranker: Ranker,
+        queries: tuple[FloatArray, float],
+        truth: IndexArray,
+        exclude: IdArray | None,
+        effort: int,
+        work: Work,
+    ) -> Calibration:
+        """Find what it takes to reach true neighbours of queries, with one of the efforts.
+
+        Parameters
+        ----------
+        queries : (H, d) float32 and float
+            And their largest magnitude.
+        truth : (H, K) int64
+            Rows, -1 where there is none.
+        exclude : (H,) int32, optional
+            The query's own row.
+        """
         visits, candidates = self._generous(ranker, truth.shape[1], effort)
-        return calibrate(
-            ranker, self.held_out, self.held_out_absmax, truth, self.held_out_ids, work,
-            visits, candidates,
-        )  # fmt: skip
+        return calibrate(ranker, *queries, truth, exclude, work, visits, candidates)
 
     def settle(self, work: Work) -> None:
         """Measure the budget of an ordinary query; where exact search may take its place, see whether it pays."""
@@ -219,6 +237,10 @@ class Engine:
         query = self.most_cost if budget is None else self._cost(self.ranker, budget.visits, budget.candidates)
         return n_queries * share * query >= self._calibration_cost(self.ranker, min(MAX_K, self.most_neighbours), 0)
 
+    def pays(self, visits: int, candidates: int) -> bool:
+        """Whether ranking with this budget is faster than exact search."""
+        return self.ranker is not None and self._cost(self.ranker, visits, candidates) < self.most_cost
+
     def _grown(self, budget: Budget) -> Budget:
         """Scale a budget by how many points have come since it was measured: cells hold as many times as many.
 
@@ -233,7 +255,7 @@ class Engine:
     def _generous(self, ranker: Ranker, k: int, effort: int) -> tuple[int, int]:
         """Visits and candidates of a calibration for k neighbours."""
         n = len(self.X)
-        share, candidates = _EFFORTS[effort]
+        share, candidates = EFFORTS[effort]
         visits = n if ranker.plan.n_cells == 0 else min(n, max(round(n * share), 64 * k))
         return visits, min(n, max(candidates, 16 * k))
 

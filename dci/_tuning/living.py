@@ -152,11 +152,14 @@ class Upkeep:
     params : Params
     queries : ((t, d) float32, float) or None
         The sample of queries that was given, and its largest magnitude.
+    measures : bool
+        Whether budgets are measured on these points alone.
     """
 
-    def __init__(self, params: Params, queries: tuple[FloatArray, float] | None) -> None:
+    def __init__(self, params: Params, queries: tuple[FloatArray, float] | None, measures: bool = True) -> None:
         self.params = params
         self.queries = queries
+        self.measures = measures
 
     @staticmethod
     def waiting(version: Version, points: Points) -> Version | None:
@@ -235,20 +238,20 @@ class Upkeep:
             store = version.store
             if n_gone:
                 store, points = store.compacted(points)
-            asked = version.demand.queries > 0
-            engine = build(points.rows, points.absmax, self.queries, self.params, rng, work, calibrated=asked)
+            asked = version.demand.queries > 0 or not self.measures
+            calibrated = asked and self.measures
+            engine = build(points.rows, points.absmax, self.queries, self.params, rng, work, calibrated=calibrated)
             version = first_version(points, store, engine)
             return version if asked else replace(version, measured=0)
-        if version.wants_measuring():
+        if self.measures and version.wants_measuring():
             return self.measured(version, rng, work)
         return version
 
-    @staticmethod
-    def caught_up(version: Version, rng: np.random.Generator, work: Work, *, fold: bool) -> Version:
+    def caught_up(self, version: Version, rng: np.random.Generator, work: Work, *, fold: bool) -> Version:
         """Return the version with its pending rows in the structure, if asked, and with budgets of now, if wanted."""
         if fold:
-            version = Upkeep.folded(version, work)
-        return Upkeep.measured(version, rng, work) if version.wants_measuring() else version
+            version = self.folded(version, work)
+        return self.measured(version, rng, work) if self.measures and version.wants_measuring() else version
 
     @staticmethod
     def measured(version: Version, rng: np.random.Generator, work: Work) -> Version:

@@ -239,7 +239,8 @@ class TestWhatTheEngineGets:
     def calls(self, monkeypatch):
         calls = []
 
-        def attend(query, key, value, stops, scale, options):
+        def attend(query, key, value, stops, scale, options, lse):
+            assert lse is None
             calls.append((query, key, value, stops, scale, options))
             report = HeadReport("near+far", 1.0, 1.0, 0.0, 0.0, "made up")
             return query.new_zeros((*query.shape[:-1], value.shape[-1])), [report] * len(key)
