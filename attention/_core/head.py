@@ -24,7 +24,6 @@ from .planning import HeadPlan
 
 ALL_NEAR = -1.0  # a threshold that every cell is above
 # To measure these anew: python -m comparisons run --suite attention_layers
-_ALONE = 512  # outlier queries that a thread takes at once: with all keys, what is between two looks at Ctrl-C
 _CHUNK = 1024  # queries that a thread takes at once
 REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
 _SEGMENT = 768  # keys that causal attention takes exactly, at most
@@ -103,9 +102,7 @@ class Head:
         self.work = work
         self.window = options.window
         self._order: IdArray | None = None
-        self.reach = REACH
         self.risks = np.zeros(len(self.query), np.float32)  # squared errors that the last calls suspect
-        self.out_of_reach: IdArray = np.empty(0, np.int32)  # rows of the last call that no block reached
         self.field = make_field(plan, key, value, scale, options, work.num_threads)
 
     def segments(self) -> list[Segment]:
@@ -163,6 +160,21 @@ class Head:
         if segment.boundary == 0:
             threshold = ALL_NEAR
         local = None if self.stops is None else LocalKeys(self.key, self.value, self.stops, segment.boundary)
+        touched, outliers = self._attend(rows, threshold, out, local, wanted, BLOCK)
+        if wanted is not None:
+            outliers = outliers[np.isin(outliers, rows[wanted == 1])]
+        return touched + self._attend(outliers, threshold, out, local, None, 1)[0]
+
+    def _attend(
+        self,
+        rows: IdArray,
+        threshold: float,
+        out: FloatArray,
+        local: LocalKeys | None,
+        wanted: npt.NDArray[np.uint8] | None,
+        block: int,
+    ) -> tuple[int, IdArray]:
+        """Attend with rows in blocks; return the pairs that were scored, and rows that their blocks do not reach."""
         done: dict[int, tuple[int, IdArray]] = {}
         # Several chunks at once share a workspace.
         size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
@@ -171,24 +183,13 @@ class Head:
             part = slice(start, start + size)
             these = None if wanted is None else wanted[part]
             done[start] = self.field.attend_rows(
-                self.query, rows[part], threshold, out, local, these, self.reach, self.risks
+                self.query, rows[part], threshold, out, local, these, REACH, self.risks, block
             )
 
         starts = range(0, len(rows), size)
         self.work.run(attend_chunk, starts)
-        outliers = self.out_of_reach = np.concatenate([done[start][1] for start in starts])
-        touched = sum(count for count, _ in done.values())
-        if wanted is not None:
-            outliers = outliers[np.isin(outliers, rows[wanted == 1])]
-        # No moment of a cell tells an outlier query of a single key that it alone weighs: these attend to every key.
-        alone = np.zeros(-(-len(outliers) // _ALONE), np.int64)
-
-        def attend_alone(i: int) -> None:
-            part = outliers[i * _ALONE : (i + 1) * _ALONE]
-            alone[i], _ = self.field.attend_rows(self.query, part, ALL_NEAR, out, local, risks=self.risks)
-
-        self.work.run(attend_alone, range(len(alone)))
-        return touched + int(alone.sum())
+        outliers = [done[start][1] for start in starts]
+        return sum(count for count, _ in done.values()), np.concatenate(outliers or [rows])
 
     def exact_rows(self, rows: IdArray) -> FloatArray:
         """Output of rows, (n, Ev), from every key they see."""

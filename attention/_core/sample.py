@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,7 @@ from dci._runtime.types import FloatArray, IdArray
 
 from .._native.workspace import BLOCK
 from .bounds import estimate_sum, row_probabilities
-from .head import ALL_NEAR, REACH, Head, Segment
+from .head import ALL_NEAR, Head, Segment
 from .threshold_search import Look, ThresholdSearch, search_size
 
 MomentsState = tuple[tuple[float, float], tuple[FloatArray, ...]]
@@ -27,13 +26,6 @@ _FIRST = 0.04  # threshold
 # A cell with a large part of the mass is near even where the sample does not ask for it.
 _SEARCH = ThresholdSearch(least=1e-4, most=0.4, looks=7, slope=0.35)
 _NONE_NEAR, _SIZE_LOOKS = 1e6, 14
-# Outlier queries, which are out of the reach of their blocks, attend to every key. Where that is dear, blocks reach
-# further, if a sample of the outliers shows that the tolerance allows it.
-_DEAR, _CHEAP = 512, 256  # keys that this costs a query, on average over all
-_FURTHER, _STEPS = 1.5, 2
-_OUTLIERS = 64  # rows of that sample
-_OUTLIER_PART = 0.5  # of the tolerance
-_UPPER_CONFIDENCE = 3.0  # standard errors above the estimate of their squared error
 
 
 @dataclass(frozen=True)
@@ -55,9 +47,6 @@ class Sample:
     def __init__(self, head: Head, seed: int) -> None:
         self.head = head
         self.rng = np.random.default_rng(seed)
-        self.out_of_reach: IdArray = np.empty(0, np.int32)  # sampled rows that their blocks do not reach
-        self.outliers: IdArray = np.empty(0, np.int32)  # some that were out of reach at first
-        self.outlier_share = 0.0
         far = [segment for segment in head.segments() if segment.boundary > 0]
         self.empty = not far
         if self.empty:
@@ -86,23 +75,16 @@ class Sample:
             wanted[start + self.rng.choice(size, min(size, _ROWS), replace=False)] = 1
         return chosen, wanted
 
-    def _attend_blocks(self, threshold: float, wanted: list[np.ndarray]) -> tuple[int, IdArray]:
-        """Attend with the blocks; return what the wanted rows touch, and the rows out of reach."""
-        head, touched, out_of_reach = self.head, 0, []
-        for part, these in zip(self.parts, wanted, strict=True):
-            if part.state is not None:
-                head.field.restore(part.state)
-            touched += head.attend_segment(part.rows, part.segment, threshold, self.out, these)
-            touched -= int((these == 0).sum()) * head.field.n_cells
-            out_of_reach.append(head.out_of_reach)
-        return touched, np.concatenate(out_of_reach)
-
     def measure(self, threshold: float) -> Look:
         """Attend with the sampled blocks."""
-        wanted = [part.wanted for part in self.parts]
-        touched, self.out_of_reach = self._attend_blocks(threshold, wanted)
-        error = np.hypot(relative_error(self.out[self.chosen], self.exact), self._outlier_error(self.out))
-        return Look(threshold, float(error), float(error), touched / sum(int(these.sum()) for these in wanted))
+        head, touched = self.head, 0
+        for part in self.parts:
+            if part.state is not None:
+                head.field.restore(part.state)
+            touched += head.attend_segment(part.rows, part.segment, threshold, self.out, part.wanted)
+            touched -= int((part.wanted == 0).sum()) * head.field.n_cells
+        error = relative_error(self.out[self.chosen], self.exact)
+        return Look(threshold, error, error, touched / len(self.chosen))
 
     def search(self, tolerance: float, most: float) -> Look:
         """Look for the largest threshold within the tolerance.
@@ -110,58 +92,13 @@ class Sample:
         Once more than `most` keys are touched and the error is still too large, smaller thresholds are not tried.
         """
 
-        def measure(threshold: float) -> Look:
-            look = self.measure(threshold)
-            if self.head.reach == REACH and self._reach_further(tolerance):
-                look = self.measure(threshold)
-            return look
-
         def settled(look: Look, good: Look | None, bad: Look | None) -> bool:
             if look is bad:
                 return look.touched > most or _saves_little(good, bad)
             cells_alone = look.touched < 1.1 * self.head.field.n_cells
             return look.error > 0.8 * tolerance or cells_alone or _saves_little(good, bad)
 
-        return _SEARCH.find(measure, tolerance, _FIRST, settled)
-
-    def _reach_further(self, tolerance: float) -> bool:
-        """Let blocks reach all but a few of the queries, unless those that only then are reached err too much."""
-        none = [np.zeros(len(part.rows), np.uint8) for part in self.parts]
-        keys_each, out_of_reach = self.head.n_keys / sum(map(len, none)), self.out_of_reach
-        if len(out_of_reach) * keys_each <= _DEAR or len(self.outliers):
-            return False
-        self.outliers = np.sort(self.rng.choice(out_of_reach, min(len(out_of_reach), _OUTLIERS), replace=False))
-        self.outlier_share = len(out_of_reach) / sum(map(len, none))
-        for _ in range(_STEPS):
-            self.head.reach *= _FURTHER
-            _, out_of_reach = self._attend_blocks(_FIRST, none)
-            if len(out_of_reach) * keys_each <= _CHEAP:
-                break
-        wanted = [np.isin(part.rows, self.outliers) for part in self.parts]
-        self._attend_blocks(_FIRST, [these.view(np.uint8) for these in wanted])
-        error = self._outlier_error(self.out, _UPPER_CONFIDENCE)
-        if len(out_of_reach) * keys_each > _CHEAP or error > _OUTLIER_PART * tolerance:
-            self.head.reach, self.outlier_share = REACH, 0.0
-            return False
-        for part, these in zip(self.parts, wanted, strict=True):
-            part.wanted[these] = 1
-        return True
-
-    @cached_property
-    def _exact_outliers(self) -> FloatArray:
-        return self.head.exact_rows(self.outliers)
-
-    def _outlier_error(self, out: FloatArray, upper_confidence: float = 0.0) -> float:
-        """Estimate what the queries that were out of reach at first bring to the relative L2 error.
-
-        With `upper_confidence` standard errors of its square added.
-        """
-        if len(self.outliers) == 0:
-            return 0.0
-        squares = np.square(out[self.outliers] - self._exact_outliers).sum(1, dtype=np.float64)
-        norm = np.square(self.exact).sum(dtype=np.float64) / len(self.exact)
-        total = squares.sum() + upper_confidence * np.sqrt(np.square(squares).sum())
-        return float(np.sqrt(self.outlier_share * total / len(squares) / max(norm, float(np.finfo(np.float32).tiny))))
+        return _SEARCH.find(self.measure, tolerance, _FIRST, settled)
 
     def search_size(self, size: float) -> Look:
         """Look for the threshold whose near field has about `size` keys, the cells and the segment not counted."""

@@ -90,7 +90,7 @@ cdef class Field(Moments):
 
     def attend_rows(self, const float[:, ::1] queries, const int32_t[::1] order, float threshold, float[:, ::1] out,
                     LocalKeys local=None, const uint8_t[::1] wanted=None, float reach=INFINITY,
-                    float[::1] risks=None):
+                    float[::1] risks=None, Py_ssize_t block=BLOCK):
         """Attention of some rows over the keys taken so far, and over local keys.
 
         Parameters
@@ -110,6 +110,8 @@ cdef class Field(Moments):
             The largest variance of scores within a cell by which a query may differ from the mean of its block.
         risks : (G * L,) float32, optional
             Receives at these rows the squared errors that the estimates are suspected of.
+        block : int
+            How many queries share a linear form, from 1 to `BLOCK`; one alone is never out of reach.
 
         Returns
         -------
@@ -118,13 +120,14 @@ cdef class Field(Moments):
         outliers : (r,) int32
             Rows out of their block's reach: their output is not written.
         """
-        cdef Py_ssize_t n = order.shape[0], step = self.blocks() * BLOCK, start, count, i, n_outliers = 0
+        cdef Py_ssize_t n = order.shape[0], step = self.blocks() * block, start, count, i, n_outliers = 0
         outliers = np.empty(n, np.int32)
         cdef int32_t[::1] outlier_rows = outliers
         if n == 0:
             return 0, outliers
         cdef Workspace w = self.take_workspace(min(n, step))
         cdef float *risk_of = NULL
+        w.block = block
         cdef float *lse = NULL
         if self.lse is not None:
             lse = &self.lse[0]
@@ -207,7 +210,7 @@ cdef class Field(Moments):
     cdef void attend_far_cells(self, Workspace w, float threshold, float reach) noexcept nogil:
         """Estimate every cell for every query; cells above the threshold are left for `attend_near_cells`."""
         cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, m = self.n_directions, pad = self.deviation_pad
-        cdef Py_ssize_t b, i, k, first, count, n_blocks = (w.n + BLOCK - 1) // BLOCK
+        cdef Py_ssize_t b, i, k, first, count, n_blocks = (w.n + w.block - 1) // w.block
         cdef float *row
         if self.projected:
             for i in range(w.n):
@@ -242,7 +245,7 @@ cdef class Field(Moments):
         table().combine(w.shares, cells, 1, n_blocks, self.n_cells, &self.gamma[0, 0, 0, 0], self.value_pad * m,
                         self.value_pad * m, w.slopes, self.value_pad * m)
         for b in range(n_blocks):
-            first, count = b * BLOCK, min(<Py_ssize_t>BLOCK, w.n - b * BLOCK)
+            first, count = b * w.block, min(w.block, w.n - b * w.block)
             for i in range(count):
                 row = w.gaps_projected + (first + i) * pad
                 for k in range(m):
@@ -260,7 +263,7 @@ cdef class Field(Moments):
         forms leave out but for its mean over the block.
         """
         cdef Py_ssize_t dim = self.dim, m = self.n_directions, pad = self.deviation_pad, i, k, n_outliers = 0
-        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
+        cdef Py_ssize_t first = b * w.block, count = min(w.block, w.n - first)
         cdef float *gaps = w.gaps + first * dim
         cdef float *gaps_projected = w.gaps_projected + first * pad
         cdef float *spread = w.spreads + b * dim * m
@@ -296,7 +299,7 @@ cdef class Field(Moments):
     cdef void set_deviations(self, Workspace w, Py_ssize_t b, Py_ssize_t n_outliers) noexcept nogil:
         """Mean of the block's queries but for outliers, and what they deviate by; no deviation for outliers."""
         cdef Py_ssize_t dim = self.dim, pad = self.deviation_pad, i, k
-        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
+        cdef Py_ssize_t first = b * w.block, count = min(w.block, w.n - first)
         cdef float *mean = w.means + b * dim
         cdef float *mean_projected = w.means_projected + b * pad
         memset(mean, 0, dim * sizeof(float))
@@ -353,7 +356,7 @@ cdef class Field(Moments):
     cdef void attend_block(self, Workspace w, Py_ssize_t b, float threshold) noexcept nogil:
         """Softmax over the cells for each query of a block, but for the near ones, which are put down as pairs."""
         cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, c, i, lane, taken, n_strays
-        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
+        cdef Py_ssize_t first = b * w.block, count = min(w.block, w.n - first)
         cdef float *keys = w.keys + b * cells * dim
         cdef float *values = w.values + b * cells * self.value_pad
         cdef float *bias = w.bias
@@ -408,7 +411,7 @@ cdef class Field(Moments):
 
     cdef Py_ssize_t score_strays(self, Workspace w, Py_ssize_t b, float threshold) noexcept nogil:
         """Score the strays that may weigh much for some query of a block; return how many they are."""
-        cdef Py_ssize_t i, n, first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - b * BLOCK)
+        cdef Py_ssize_t i, n, first = b * w.block, count = min(w.block, w.n - b * w.block)
         cdef Py_ssize_t n_reached = 0
         cdef float least, total = 0
         if self.strays.taken[0] == 0 or threshold <= 0:

@@ -11,7 +11,7 @@ cdef enum:
 
 
 cdef class Workspace:
-    cdef Py_ssize_t capacity, n, n_pairs, touched
+    cdef Py_ssize_t capacity, n, block, n_pairs, touched
     cdef int32_t *row
     cdef float *queries
     cdef float *shift

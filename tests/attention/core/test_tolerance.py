@@ -231,3 +231,30 @@ class TestStrays:
                 assert off(out, expected) <= 1.1 * tolerance, head
                 approximated += head.method == "near+far"
         assert approximated > 0
+
+
+class TestOutliers:
+    """Queries unlike the others of their block attend to as few keys as any."""
+
+    N = 4096
+
+    def apart(self, seed):
+        """Clusters, and queries between them of which every one attends to few keys of its own."""
+        rng = np.random.default_rng(seed)
+        centres, means = rng.standard_normal((2, 64, 32), dtype=np.float32)
+        of_key, of_query, other = rng.integers(64, size=(3, self.N))
+        key, noise, spread = 0.5 * rng.standard_normal((3, self.N, 32), dtype=np.float32)
+        way = rng.uniform(0, 0.5, size=(self.N, 1)).astype(np.float32)
+        query = (1 - way) * centres[of_query] + way * centres[other] + noise
+        key += centres[of_key]
+        query *= 4.0 / (query[:512] @ key.T / np.sqrt(32)).std(axis=1).mean()
+        return tuple(torch.from_numpy(x)[None] for x in (query, key, means[of_key] + 2 * spread))
+
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("tolerance", [0.05, 0.1])
+    def test_peaked_heads_touch_few_keys(self, seed, tolerance):
+        tensors = self.apart(seed)
+        out, head = attend(*tensors, ALWAYS.replace(tolerance=tolerance))
+        assert head.method == "near+far"
+        assert head.share < 0.2
+        assert off(out, exact(*tensors)) <= tolerance
