@@ -25,6 +25,7 @@ from .planning import HeadPlan
 ALL_NEAR = -1.0  # a threshold that every cell is above
 # To measure these anew: python -m comparisons run --suite attention_layers
 _CHUNK = 1024  # queries that a thread takes at once
+_ALONE = 0.25  # times the threshold, for outlier queries: each of these may attend mostly to some key of its own
 REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
 _SEGMENT = 768  # keys that causal attention takes exactly, at most
 
@@ -163,7 +164,7 @@ class Head:
         touched, outliers = self._attend(rows, threshold, out, local, wanted, BLOCK)
         if wanted is not None:
             outliers = outliers[np.isin(outliers, rows[wanted == 1])]
-        return touched + self._attend(outliers, threshold, out, local, None, 1)[0]
+        return touched + self._attend(outliers, _ALONE * threshold, out, local, None, 1)[0]
 
     def _attend(
         self,
