@@ -161,10 +161,10 @@ class Head:
         if segment.boundary == 0:
             threshold = ALL_NEAR
         local = None if self.stops is None else LocalKeys(self.key, self.value, self.stops, segment.boundary)
-        touched, outliers = self._attend(rows, threshold, out, local, wanted, BLOCK)
+        touched, outliers = self._attend(rows, threshold, out, local, wanted, REACH)
         if wanted is not None:
             outliers = outliers[np.isin(outliers, rows[wanted == 1])]
-        return touched + self._attend(outliers, _ALONE * threshold, out, local, None, 1)[0]
+        return touched + self._attend(outliers, _ALONE * threshold, out, local, None, 0.0)[0]
 
     def _attend(
         self,
@@ -173,9 +173,9 @@ class Head:
         out: FloatArray,
         local: LocalKeys | None,
         wanted: npt.NDArray[np.uint8] | None,
-        block: int,
+        reach: float,
     ) -> tuple[int, IdArray]:
-        """Attend with rows in blocks; return the pairs that were scored, and rows that their blocks do not reach."""
+        """Attend with rows; return the pairs that were scored, and rows that their blocks do not reach."""
         done: dict[int, tuple[int, IdArray]] = {}
         # Several chunks at once share a workspace.
         size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
@@ -184,7 +184,7 @@ class Head:
             part = slice(start, start + size)
             these = None if wanted is None else wanted[part]
             done[start] = self.field.attend_rows(
-                self.query, rows[part], threshold, out, local, these, REACH, self.risks, block
+                self.query, rows[part], threshold, out, local, these, reach, self.risks
             )
 
         starts = range(0, len(rows), size)

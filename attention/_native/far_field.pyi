@@ -34,6 +34,5 @@ class Field(Moments):
         wanted: npt.NDArray[np.uint8] | None = None,
         reach: float = ...,
         risks: FloatArray | None = None,
-        block: int = ...,
     ) -> tuple[int, IdArray]: ...
     def exact_rows(self, queries: FloatArray, rows: IdArray, out: FloatArray, local: LocalKeys) -> None: ...

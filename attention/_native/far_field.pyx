@@ -90,7 +90,7 @@ cdef class Field(Moments):
 
     def attend_rows(self, const float[:, ::1] queries, const int32_t[::1] order, float threshold, float[:, ::1] out,
                     LocalKeys local=None, const uint8_t[::1] wanted=None, float reach=INFINITY,
-                    float[::1] risks=None, Py_ssize_t block=BLOCK):
+                    float[::1] risks=None):
         """Attention of some rows over the keys taken so far, and over local keys.
 
         Parameters
@@ -107,11 +107,10 @@ cdef class Field(Moments):
         wanted : (n,) uint8, optional
             Rows whose output is wanted; the others only count in the means of their blocks.
         reach : float
-            The largest variance of scores within a cell by which a query may differ from the mean of its block.
+            The largest variance of scores within a cell by which a query may differ from the mean of its block; at 0
+            each has linear forms of its own, and none is out of reach.
         risks : (G * L,) float32, optional
             Receives at these rows the squared errors that the estimates are suspected of.
-        block : int
-            How many queries share a linear form, from 1 to `BLOCK`; one alone is never out of reach.
 
         Returns
         -------
@@ -120,7 +119,8 @@ cdef class Field(Moments):
         outliers : (r,) int32
             Rows out of their block's reach: their output is not written.
         """
-        cdef Py_ssize_t n = order.shape[0], step = self.blocks() * block, start, count, i, n_outliers = 0
+        cdef Py_ssize_t n = order.shape[0], block = BLOCK if reach > 0 else 1, start, count, i, n_outliers = 0
+        cdef Py_ssize_t step = self.blocks() * block
         outliers = np.empty(n, np.int32)
         cdef int32_t[::1] outlier_rows = outliers
         if n == 0:
