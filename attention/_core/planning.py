@@ -158,7 +158,7 @@ def _outlier_values(value: FloatArray) -> npt.NDArray[np.intp]:
     with np.errstate(invalid="ignore", over="ignore"):  # values need not be finite
         mean = value[:: -(-len(value) // _SAMPLE)].mean(0)
         gap = row_norms(value) - 2 * np.einsum("ij,j->i", value, mean) + mean @ mean  # no copy of the values
-        far = np.flatnonzero(gap > _OUTLIER_RATIO * float(np.median(gap)))  # of heavy tails a mean tells nothing
+        far = np.flatnonzero(gap > _OUTLIER_RATIO * float(gap.mean(dtype=np.float64)))
     return far[np.argsort(-gap[far], kind="stable")[:_MOST_OUTLIERS]]
 
 
