@@ -143,6 +143,9 @@ def merge(
                 "answers: expected the same number of queries in each, received "
                 f"{[len(answer.offsets) - 1 for answer in within]}"
             )
+        twice = merging.repeated_within(within)
+        if twice is not None:
+            raise InvalidValueError(f"answers: expected different points in each, received id {twice} in two of them")
         return merging.merge_radius(within, None if k is None else check.check_k(k), descending=descending)
     if len(nearest) < len(answers):
         names = sorted({type(answer).__name__ for answer in answers})

@@ -31,12 +31,10 @@ def merge(answers: Sequence[Neighbors], k: int, *, descending: bool) -> Neighbor
 
 def merge_radius(answers: Sequence[RadiusNeighbors], most: int | None, *, descending: bool) -> RadiusNeighbors:
     """Return all of these neighbours, or of a query the `most` best: by distance, then by id."""
-    n_queries = len(answers[0].offsets) - 1
-    query = np.concatenate([np.repeat(np.arange(n_queries), np.diff(answer.offsets)) for answer in answers])
+    query, indices = _pairs(answers)
     distances = np.concatenate([answer.distances for answer in answers])
-    indices = np.concatenate([answer.indices for answer in answers])
     order = np.lexsort((indices, -distances if descending else distances, query))
-    counts = np.bincount(query, minlength=n_queries)
+    counts = np.bincount(query, minlength=len(answers[0].offsets) - 1)
     if most is not None:
         place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
         order, counts = order[place < most], np.minimum(counts, most)
@@ -48,6 +46,21 @@ def repeated(indices: IndexArray) -> int | None:
     ordered = np.sort(indices, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != -1)
     return int(ordered[:, 1:][twice][0]) if twice.any() else None
+
+
+def repeated_within(answers: Sequence[RadiusNeighbors]) -> int | None:
+    """Return an id that a query has in two answers, None if there is none."""
+    query, indices = _pairs(answers)
+    order = np.lexsort((indices, query))
+    query, indices = query[order], indices[order]
+    twice = (query[1:] == query[:-1]) & (indices[1:] == indices[:-1])
+    return int(indices[1:][twice][0]) if twice.any() else None
+
+
+def _pairs(answers: Sequence[RadiusNeighbors]) -> tuple[IndexArray, IndexArray]:
+    """Query and id of every neighbour."""
+    query = [np.repeat(np.arange(len(answer.offsets) - 1), np.diff(answer.offsets)) for answer in answers]
+    return np.concatenate(query), np.concatenate([answer.indices for answer in answers])
 
 
 def _ranks(distances: FloatArray, indices: IndexArray) -> IndexArray:

@@ -109,6 +109,9 @@ class TestRefused:
     def test_one_point_in_two_answers(self):
         with pytest.raises(InvalidValueError, match="different points in each, received id 7 in two"):
             dci.merge([self.one, self.one], 2)
+        within = RadiusNeighbors(np.int64([0, 1, 3]), np.float32([1, 1, 2]), np.int64([7, 5, 7]))
+        with pytest.raises(InvalidValueError, match="different points in each, received id 5 in two"):
+            dci.merge([within, RadiusNeighbors(np.int64([0, 0, 1]), np.float32([3]), np.int64([5]))])
 
     def test_other_types(self):
         with pytest.raises(InvalidTypeError, match=r"all to be Neighbors.*received \['tuple'\]"):
