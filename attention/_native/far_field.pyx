@@ -27,7 +27,7 @@ from .workspace cimport BLOCK, Workspace, add_pair
 
 # To measure these anew: errors by `python -m comparisons run --suite attention_truth`, times by `attention_layers`.
 cdef enum:
-    BLOCKS = 16  # of queries whose linear forms are made in one pass over the moments
+    BLOCKS = 24  # of queries whose linear forms are made in one pass over the moments
 
 # An outlier query deviates from its block by a variance of scores beyond the block's reach, and beyond this many times
 # the block's mean or this variance, whichever is less.
@@ -73,6 +73,7 @@ cdef class Field(Moments):
         super().__init__(keys, values, cell_of, *arguments, **named)
         self.scale, self.keep_far = scale, keep_far
         self.strays = Strays(keys, np.asarray(strays, np.int32), cell_of)
+        self.lse = None  # a view that was never set is not
         self.workspaces = []
 
     def advance(self, Py_ssize_t boundary):

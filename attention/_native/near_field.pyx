@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 from dci._native.kernels cimport LANES, table
 
 from .moments cimport Moments
-from .workspace cimport BLOCK, LOCAL_TILE, TILE, Workspace, add_pair, is_wanted
+from .workspace cimport BLOCK, LOCAL_TILE, TILE, VISITORS, Workspace, add_pair, is_wanted
 
 cdef float ROOM = 30  # a score so far above the shift makes a new shift
 
@@ -94,11 +94,12 @@ cdef void attend_local_keys(Moments cells, Workspace w, LocalKeys local) noexcep
     for i in range(w.n):
         if is_wanted(w, i):
             last = max(last, stops[w.row[i] % length])
+    memset(values, 0, LOCAL_TILE * cells.value_pad * sizeof(float))
     for tile in range((last - local.boundary + LOCAL_TILE - 1) // LOCAL_TILE):
         first = local.boundary + tile * LOCAL_TILE
         count = min(<Py_ssize_t>LOCAL_TILE, last - first)
-        memset(w.panel, 0, LOCAL_TILE * cells.dim * sizeof(float))
-        memset(values, 0, LOCAL_TILE * cells.value_pad * sizeof(float))
+        if count % LANES:
+            memset(w.panel + count // LANES * LANES * cells.dim, 0, LANES * cells.dim * sizeof(float))
         for j in range(count):
             memcpy(values + j * cells.value_pad, &local.values[first + j, 0], cells.width * sizeof(float))
         for j in range(count // LANES):
@@ -128,8 +129,8 @@ cdef void attend_panels(Moments cells, Workspace w, const int32_t *visitors, Py_
     cdef float *sums = w.small + BLOCK
     cdef float *row
     cdef float top, factor
-    for first from 0 <= first < n_visitors by BLOCK:
-        count = min(<Py_ssize_t>BLOCK, n_visitors - first)
+    for first from 0 <= first < n_visitors by VISITORS:
+        count = min(<Py_ssize_t>VISITORS, n_visitors - first)
         for i in range(count):
             w.pointers[i] = w.queries + visitors[first + i] * cells.dim
         for start from 0 <= start < n_keys by TILE:

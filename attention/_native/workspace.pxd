@@ -3,9 +3,10 @@ from libc.stdint cimport int32_t, uint8_t
 
 # To measure these anew: python -m comparisons run --suite attention_layers
 cpdef enum:
-    BLOCK = 64  # queries that share a linear form, and that visit a cell together
+    BLOCK = 64  # queries that share a linear form
 
 cdef enum:
+    VISITORS = 48  # queries that visit a cell together: full tiles of every kernel, whose scores stay in fast memory
     TILE = 256  # keys that are scored at once
     LOCAL_TILE = 128  # of these, of the keys that queries see in part
 

@@ -1,18 +1,19 @@
 /* Weighted sums and exponentials: what a softmax over scores takes.  Part of simd.h, in its terms. */
 
-/* exp(x) for x <= 88, relative error below 2e-7; 0 from where it is below 2^-126.5 (x < -87.7), NaN for NaN. */
+/* exp(x) for x <= 88, relative error below 2e-7; 0 from where it is below 2^-126.5 (x < -87.7), NaN for NaN.
+ * As 2^n * 2^f, |f| <= 1/2, with the polynomial of 2^f whose largest relative error is least, 9e-8. */
 INLINE vfloat exponential(vfloat x) {
-    const vfloat magic = (vfloat){0} + 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    const vfloat zero = {0}, magic = zero + 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
     const vint bias = (vint)magic - 127; /* of a float's exponent */
-    x = maximum((vfloat){0} - 88.0f, x);
+    x = maximum(zero - 88.0f, x);
     vfloat shifted = x * 1.44269504f + magic, n = shifted - magic;
-    vfloat f = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vfloat p = f * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * f + 8.3334519073e-3f;
-    p = p * f + 4.1665795894e-2f;
-    p = p * f + 1.6666665459e-1f;
-    p = p * f + 5.0000001201e-1f;
-    p = p * (f * f) + f + 1.0f;
+    vfloat f = fused(x, zero + 1.44269502162933f, -n); /* log2(e) in two parts */
+    f = fused(x, zero + 1.92596299e-8f, f);
+    vfloat p = f * 1.326472731e-3f + 9.671512991e-3f;
+    p = p * f + 5.550733581e-2f;
+    p = p * f + 2.402224243e-1f;
+    p = p * f + 6.931470037e-1f;
+    p = p * f + 1.0f;
     return p * (vfloat)(((vint)shifted - bias) << 23); /* times 2^n, or 0 for n = -127; NaN remains */
 }
 
