@@ -17,7 +17,7 @@ _QUANTILE = 2.326  # of the normal distribution, for that
 # To measure these anew, compare bounds with true errors: python -m comparisons run --suite attention_truth
 _TAIL = 12  # largest values that a tail is fitted to
 # Of the probability: the same for every row, by suspected squared error, by squared norm of the output.
-_EVEN, _BY_RISK, _BY_SIZE = 0.4, 0.4, 0.2
+_EVEN, _BY_RISK, _BY_SIZE = 0.2, 0.6, 0.2
 
 
 class Estimate(NamedTuple):

@@ -368,7 +368,7 @@ cdef class Field(Moments):
         cdef float lanes[LANES]
         cdef float *inverse = w.small + 2 * BLOCK
         cdef float *tile_row
-        cdef float near_sum
+        cdef float limit, near_sum
         for i in range(count):
             w.pointers[i] = w.queries + (first + i) * dim
         table().affine(w.pointers, count, dim, keys, bias, cells // LANES, w.scores, cells)
@@ -381,8 +381,9 @@ cdef class Field(Moments):
                 memset(w.scores + i * cells, 0, cells * sizeof(float))
                 w.sum[first + i] = inverse[i] = 0
                 continue
-            taken = table().take_above(w.scores + i * cells, gains, cells, threshold * w.sum[first + i], w.taken,
-                                       &near_sum)
+            # The error of a mass grows with how much farther than the others of its block the query is from the mean.
+            limit = threshold * w.sum[first + i] / w.unlike[first + i]
+            taken = table().take_above(w.scores + i * cells, gains, cells, limit, w.taken, &near_sum)
             near_sum += self.take_strays(w, i, first + i, threshold, taken, n_strays)
             w.sum[first + i] = max(<float>0, w.sum[first + i] - near_sum)
             inverse[i] = 1 / (w.sum[first + i] * count) if w.sum[first + i] > 0 else 0
