@@ -4,10 +4,9 @@
 """
 import os
 
-import numpy as np
-
-from libc.stdlib cimport free, malloc
 from libc.math cimport INFINITY
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 
 cdef extern from "csrc/kernels.h" nogil:
@@ -67,6 +66,7 @@ def survey(const float[:, ::1] X):
     """
     cdef Py_ssize_t i, first_bad = -1
     cdef uint32_t bits, largest = 0
+    cdef float absmax
     if X.shape[0] and X.shape[1]:
         with nogil:
             for i in range(X.shape[0]):
@@ -76,7 +76,8 @@ def survey(const float[:, ::1] X):
                     break
                 if bits > largest:
                     largest = bits
-    return first_bad, float(np.uint32(largest).view(np.float32))
+    memcpy(&absmax, &largest, sizeof(float))
+    return first_bad, absmax
 
 
 cdef class Reservoirs:
