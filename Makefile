@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+WORKERS ?= 2
 DEMO_ARGS ?=
 
 DEV := .venv-dev/bin
@@ -37,11 +38,15 @@ types: build
 	$(DEV)/mypy
 	$(if $(STUBBED),$(DEV)/stubtest --concise --mypy-config-file pyproject.toml --ignore-missing-stub $(STUBBED))
 
+# In two processes, whose threads do not spin while they wait. Tests that are marked "alone" have the other stand still.
+SHARED = -n $(WORKERS) --dist worksteal
+unit serial sanitize oldest: export OMP_WAIT_POLICY = PASSIVE
+
 unit: build
-	$(DEV)/pytest $(PYTEST_ARGS)
+	$(DEV)/pytest $(SHARED) $(PYTEST_ARGS)
 
 serial: build  ## all tests without SIMD
-	DCI_SIMD=serial $(DEV)/pytest $(PYTEST_ARGS)
+	DCI_SIMD=serial $(DEV)/pytest $(SHARED) $(PYTEST_ARGS)
 
 stress: export STRESS_SECONDS ?= 60
 stress: build  ## 8 threads at once, each test for a minute; make sanitize-threads STRESS_SECONDS=60 looks for races
@@ -88,7 +93,7 @@ sanitize: $(DEV)/.installed  ## kernels and engines under AddressSanitizer and U
 	$(call other,sanitize,CC=gcc DCI_SANITIZE=$(SANITIZERS),$(ASAN_ENV))
 	gcc -g -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all $(call CHECK_KERNELS,sanitize)
 	build/sanitize/check_kernels
-	$(ASAN_ENV) PYTHONPATH=$(call LIB,sanitize) $(OTHER_PYTEST) $(KERNEL_TESTS) $(ENGINE_TESTS)
+	$(ASAN_ENV) PYTHONPATH=$(call LIB,sanitize) $(OTHER_PYTEST) $(SHARED) $(KERNEL_TESTS) $(ENGINE_TESTS)
 
 # ThreadSanitizer wants its memory where randomized addresses may lie. It knows CPython's lock: a pthread mutex.
 # PyTorch gets one thread: how OpenMP's threads wait for each other it does not know.
@@ -121,8 +126,8 @@ oldest: $(OLDEST)/.installed  ## what stands on other libraries, with the oldest
 	CC=$(CC) $(OLDEST)/python setup.py --quiet build --build-base build/oldest --build-lib $(call LIB,oldest)
 	$(CC) -O1 $(call CHECK_KERNELS,oldest)
 	build/oldest/check_kernels
-	PYTHONPATH=$(call LIB,oldest) $(OLDEST)/pytest -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) $(KERNEL_TESTS) \
-		tests/dci/api/test_sklearn.py tests/dci/shards/test_sharded.py \
+	PYTHONPATH=$(call LIB,oldest) $(OLDEST)/pytest $(SHARED) -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) \
+		$(KERNEL_TESTS) tests/dci/api/test_sklearn.py tests/dci/shards/test_sharded.py \
 		tests/attention/integrations/test_huggingface.py tests/attention/test_inference_mode.py \
 		$(addprefix tests/attention/decoding/test_,cache.py refused.py)
 
@@ -133,8 +138,8 @@ bench-full: build  ## the comparisons that the README quotes
 	$(DEV)/python -m pytest comparisons --benchmark-only --benchmark-autosave --results results/full.json $(PYTEST_ARGS); \
 	status=$$?; $(DEV)/python -m comparisons report results/full.json && exit $$status
 
-# Development installs are editable, their modules built in place with the pinned tools; the demo's is the ordinary
-# isolated build that a user gets.
+# Development installs are editable, their modules built in place; the demo's is the ordinary isolated build that a user
+# gets, but with the pinned tools too, so that it can link the objects of `make build` if there are some.
 $(DEV)/.installed: pyproject.toml constraints.txt
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python $(PIP_INSTALL) setuptools cython numpy
@@ -145,12 +150,13 @@ $(OLDEST)/.installed: PIP_INSTALL = -m pip install --quiet --disable-pip-version
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python $(PIP_INSTALL) setuptools cython numpy
-	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[dask,sklearn,transformers]' pytest hypothesis
+	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[dask,sklearn,transformers]' \
+		hypothesis pytest pytest-xdist
 	@touch $@
 
 $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
-	$(@D)/python $(PIP_INSTALL) '.[demo]'
+	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(@D)/python $(PIP_INSTALL) '.[demo]'
 	@touch $@
 
 clean:

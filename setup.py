@@ -21,6 +21,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import PlatformError
+from setuptools.modified import newer_group
 
 # Cython modules. Those in OWNS_KERNELS link dci/_native/csrc; the others cimport its table, so that it exists once.
 # The kernels take longest to compile, so they come first.
@@ -82,7 +83,7 @@ def instruction_set(source):
 
 
 class BuildExt(build_ext):
-    """Cythonize, give each C file its instruction set's flags, rebuild when the flags change."""
+    """Cythonize, give each C file its instruction set's flags, rebuild what is older than what it depends on."""
 
     def build_extensions(self):
         if self.compiler.compiler_type != "unix":
@@ -98,6 +99,7 @@ class BuildExt(build_ext):
             extension.sources = self.c_sources(extension)
             extension.depends.append(stamp)
             extension.define_macros += [(f"DCI_HAVE_{name.upper()}", "1") for name in self.available]
+        self.depends = {source: extension.depends for extension in self.extensions for source in extension.sources}
         super().build_extensions()
 
     def c_sources(self, extension):
@@ -107,14 +109,21 @@ class BuildExt(build_ext):
         return [c for c in translated.sources if instruction_set(c) in (None, *self.available)]
 
     def compile_one(self, obj, source, ext, cc_args, extra_postargs, pp_opts):
-        """Compile one file; setuptools knows flags for an extension only, not for a file."""
+        """Compile one file, unless that has been done: setuptools knows flags and age of an extension only.
+
+        So the wheel of ``pip install .`` and the modules in place share their objects.
+        """
+        if not newer_group([source, *self.depends[source]], obj):
+            return
         flags = self.available.get(instruction_set(source), [])
-        self.compile_plain(obj, source, ext, cc_args, [*extra_postargs, *flags], pp_opts)
+        self.compile_plain(f"{obj}.partial", source, ext, cc_args, [*extra_postargs, *flags], pp_opts)
+        os.replace(f"{obj}.partial", obj)
 
     def write_stamp(self):
         """A file beside the objects that changes when the flags do."""
         stamp = Path(self.build_temp, "flags")
-        text = repr((COMPILE, LINK, DIRECTIVES, self.available, Cython.__version__, numpy.__version__))
+        versions = Cython.__version__, numpy.__version__
+        text = repr((self.compiler.compiler_so, COMPILE, LINK, DIRECTIVES, self.available, versions))
         if not stamp.exists() or stamp.read_text() != text:
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.write_text(text)

@@ -1,7 +1,9 @@
-"""Seeded data and the neighbour comparator, shared by all tests."""
+"""Seeded data and the neighbour comparator, shared by all tests; tests that have to be alone."""
 
+import fcntl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,3 +183,34 @@ def measure_recall(result: tuple[np.ndarray, np.ndarray], X: np.ndarray, Q: np.n
 @pytest.fixture(scope="session")
 def recall_of() -> Callable[..., float]:
     return measure_recall
+
+
+@contextmanager
+def turn(directory: Path, alone: bool) -> Iterator[None]:
+    """Wait until no test is alone, or, to be alone, until none is running.
+
+    Who waits to be alone keeps the gate: those that run finish, and none begins.
+    """
+    with (directory / "gate").open("w") as gate, (directory / "running").open("w") as running:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(running, fcntl.LOCK_UN)  # a process that the test forked may still have the file
+
+
+@pytest.fixture
+def take_turn() -> Callable[[Path, bool], AbstractContextManager[None]]:
+    return turn
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Take turns with the other workers of pytest-xdist, in the parent of their temporary directories."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    directory = item.config._tmp_path_factory.getbasetemp().parent
+    with turn(directory, item.get_closest_marker("alone") is not None):
+        return (yield)

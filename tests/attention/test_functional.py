@@ -338,6 +338,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_memory_never_grows_with_queries_times_keys():
     run = subprocess.run([sys.executable, "-P", "-c", MEMORY], capture_output=True, text=True, check=True)

@@ -43,6 +43,7 @@ def test_works_after_fork():
     succeed(script)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
 @pytest.mark.parametrize("is_causal", [False, True])
@@ -77,6 +78,7 @@ def test_extra_memory_is_at_most_that_of_keys_and_values_and_a_half(is_causal, o
     assert grown - result <= 1.5 * size + 100
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -118,6 +120,7 @@ def test_memory_of_a_long_cache_is_what_its_docstring_says(dtype):
     assert grown <= 1.5 * stored + cells + 2 * 2 * head + 50  # two heads are folded at once
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 @pytest.mark.parametrize("n_heads", [1, 8])

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import pickle
 import subprocess
 import sys
@@ -61,6 +62,7 @@ SCRIPT = textwrap.dedent("""
 """)
 
 
+@pytest.mark.alone
 @pytest.mark.slow  # without SIMD above all
 @pytest.mark.parametrize(
     ("n", "dim", "metric", "kind", "calls"),
@@ -143,25 +145,28 @@ def reloaded(index, way, tmp_path):
 FITS = [{}, {"n_levels": 1, "n_simple": 8, "ranking": "max"}, {"recall": 1.0}, {"directions": "random", "n_levels": 2}]
 
 
-@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
-@pytest.mark.parametrize("options", FITS, ids=repr)
-@pytest.mark.parametrize("way", ["pickle", "out of band", "copy", "deepcopy", "joblib"])
-def test_copies_answer_alike_and_hold_the_points_once(way, options, metric, tmp_path):
+CALLS = [{}, {"k": 100}, {"recall": 0.8}, {"max_candidates": 50}, {"filter": np.arange(0, 20_000, 2)}, {"recall": 1.0}]
+
+
+@pytest.fixture(
+    scope="module", params=itertools.product(["l2", "ip", "cosine"], FITS), ids=lambda param: f"{param[0]}-{param[1]!r}"
+)
+def original(request):
+    """Return an index, its answers to `CALLS`, those of another one of the same fit, and the points."""
+    metric, options = request.param
     X = points("f4")[:20_000]
-    index = dci.DCI(metric, random_state=0, **options).fit(X)
+    index, again = (dci.DCI(metric, random_state=0, **options).fit(X) for _ in range(2))
     index.query(X[:500], 100)  # calibrates once more
+    return index, [index.query(X[:50], **call) for call in CALLS], again.query(X[:9]).indices, X
+
+
+@pytest.mark.parametrize("way", ["pickle", "out of band", "copy", "deepcopy", "joblib"])
+def test_copies_answer_alike_and_hold_the_points_once(way, original, tmp_path):
+    index, answers, fitted_again, X = original
     other = reloaded(index, way, tmp_path)
     assert other.stats_ == index.stats_
-    calls = [
-        {},
-        {"k": 100},
-        {"recall": 0.8},
-        {"max_candidates": 50},
-        {"filter": np.arange(0, len(X), 2)},
-        {"recall": 1.0},
-    ]
-    for call in calls:
-        for received, expected in zip(other.query(X[:50], **call), index.query(X[:50], **call), strict=True):
+    for call, answer in zip(CALLS, answers, strict=True):
+        for received, expected in zip(other.query(X[:50], **call), answer, strict=True):
             np.testing.assert_array_equal(received, expected)
     if way != "copy":
         assert not np.shares_memory(other._version.engine.X, index._version.engine.X)
@@ -169,8 +174,7 @@ def test_copies_answer_alike_and_hold_the_points_once(way, options, metric, tmp_
     if engine.ranker is not None:
         everything = prepared(engine.ranker.embedding.points, np.arange(3))
         np.testing.assert_array_equal(everything, prepared(index._version.engine.ranker.embedding.points, np.arange(3)))
-    copied = dci.DCI(metric, random_state=0, **options).fit(X)  # fitting goes on as before
-    np.testing.assert_array_equal(other.fit(X).query(X[:9]).indices, copied.query(X[:9]).indices)
+    np.testing.assert_array_equal(other.fit(X).query(X[:9]).indices, fitted_again)  # fitting goes on as before
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])

@@ -258,6 +258,7 @@ LONG = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 @pytest.mark.parametrize("job", LONG)
 def test_ctrl_c_stops_within_a_second(job):

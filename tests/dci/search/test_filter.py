@@ -66,6 +66,7 @@ def test_nothing_is_copied_for_few_allowed_points(form, metric):
         assert peak < 0.5 * X[ids].nbytes
 
 
+@pytest.mark.alone
 def test_a_selective_filter_takes_no_memory():
     """Of the whole process: what Cython allocates is not traced."""
     script = """

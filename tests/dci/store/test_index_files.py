@@ -171,6 +171,7 @@ def test_a_replaced_file_stays_mapped(path):
     assert_same(index, dci.load(path))
 
 
+@pytest.mark.alone
 def test_a_map_is_opened_without_reading_its_points(path):
     n, dim = 20_000, 256
     dci.DCI(recall=1).fit(np.ones((n, dim), np.float32)).save(path)
