@@ -5,11 +5,12 @@ from __future__ import annotations
 from comparisons.attention.adapters import RIVALS
 from comparisons.attention.bench import Contender
 from comparisons.knn.adapters import Arguments
+from comparisons.tasks.suites import KEYS, SHORT
+from comparisons.tasks.task import Task
 
 TOLERANCES = (0.05, 0.1)
 KNOB = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # tolerances of the plots
-SHARES = (1 / 256, 1 / 64, 1 / 16)  # of the keys, for what is told how many to take
-KEYS = ("exact", "textbook", "dci", "iceformer", "exact-topk", "nystrom", "performer", "reformer", "window")
+SHARES = (1 / 1_024, 1 / 256, 1 / 64, 1 / 16, 1 / 4)  # of the keys, for what is told how many to take
 
 EXACT = Contender(RIVALS["exact"])
 TEXTBOOK = Contender(RIVALS["textbook"])
@@ -42,3 +43,14 @@ def rivals(length: int, causal: bool, keys: tuple[str, ...] = KEYS) -> list[Cont
         if key in keys and (RIVALS[key].causal_too or not causal)
         for setting in several
     ]
+
+
+def at(task: Task, length: int, smoke: bool = False) -> list[Contender]:
+    """Return who is tried at a length of a task, exact attention first."""
+    found = [EXACT, *(ours(tolerance) for tolerance in TOLERANCES)]
+    if length <= SHORT:
+        found += [ours(tolerance, forced=True) for tolerance in TOLERANCES]
+    if length == task.at:
+        found += [ours(tolerance, forced=length <= SHORT) for tolerance in KNOB if tolerance not in TOLERANCES]
+        found += rivals(length, task.config.causal)[:: 4 if smoke else 1]
+    return found

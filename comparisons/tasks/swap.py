@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -93,6 +92,7 @@ def swap(contender: Contender, threads: int, judge: bool = False) -> Iterator[Us
 
     Examples
     --------
+    >>> import torch
     >>> from comparisons.attention.adapters import RIVALS
     >>> with torch.no_grad(), swap(Contender(RIVALS["exact-topk"], {"k": 3}), threads=1, judge=True) as usage:
     ...     out = functional.scaled_dot_product_attention(*torch.randn(3, 1, 2, 12, 4))
