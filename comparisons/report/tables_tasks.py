@@ -86,6 +86,25 @@ def rivals(rows: Sequence[Row]) -> Table:
     return table
 
 
+def decoding(rows: Sequence[Row]) -> Table:
+    """Return how long continuations agree with exact attention's, and their times."""
+    table = [["task", "prompt", "method", "tokens", "same token", "first to differ, of each prompt", "first", "each"]]
+    for row in (row for row in rows if "diverged" in row):
+        count = row["items"] // len(row["diverged"])
+        differ = ", ".join("none" if at == count else str(at + 1) for at in row["diverged"])
+        times = [f"{row['first_seconds']:.3g} s", f"{1e3 * row['token_seconds']:.3g} ms"]
+        cells = [
+            row["data"],
+            f"{row['length']:,}",
+            row["method"],
+            f"{row['items']:,}",
+            f"{row['accuracy']:.2%}",
+            differ,
+        ]
+        table.append(cells + times)
+    return table
+
+
 def _rivals(rows: Sequence[Row]) -> list[str]:
     ours = [row["method"] for row in rows if "tolerance" in row["options"]]
     return [name for name in dict.fromkeys(row["method"] for row in rows) if name not in (EXACT, TEXTBOOK, *ours)]
@@ -93,7 +112,7 @@ def _rivals(rows: Sequence[Row]) -> list[str]:
 
 def _places(rows: Sequence[Row]) -> Iterator[tuple[str, int]]:
     """Return the tasks and lengths that have a row of exact attention, in the order of the rows."""
-    tasks = [row for row in rows if row["suite"].startswith("task_") and row["method"] == EXACT]
+    tasks = [row for row in rows if row["method"] == EXACT and "attention_seconds" in row]
     yield from dict.fromkeys((row["data"], row["length"]) for row in tasks)
 
 

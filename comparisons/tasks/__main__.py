@@ -1,10 +1,11 @@
-"""``python -m comparisons.tasks``: train the small models of the tasks."""
+"""``python -m comparisons.tasks``: train the small models of the tasks, and write the page of their results."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from comparisons.data.datasets import ComparisonError
 from comparisons.knn.bench import THREADS
@@ -34,6 +35,16 @@ def run_train(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_page(options: argparse.Namespace) -> int:
+    """Write the page of tasks into the README of the comparisons, and its figures beside it."""
+    from comparisons.harness import results
+    from comparisons.report import page_tasks
+
+    page_tasks.write([results.read(path) for path in options.results], options.readme)
+    print(options.readme)
+    return 0
+
+
 def run_list(options: argparse.Namespace) -> int:
     """Print the tasks, and whether they are trained."""
     for task in TASKS.values():
@@ -44,11 +55,19 @@ def run_list(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m comparisons.tasks", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="train | list")
+    commands = parser.add_subparsers(required=True, metavar="train | page | list")
     train = commands.add_parser("train", help="train models; their weights are kept in DCI_DATA")
     train.add_argument("names", nargs="+", metavar="NAME", help="tasks, or all")
     train.add_argument("--threads", type=int, default=THREADS, help="of PyTorch (default 2)")
     train.set_defaults(run=run_train)
+    page = commands.add_parser(
+        "page", help="write results into the README: tables between its marks, figures beside it"
+    )
+    page.add_argument("results", nargs="+", type=Path, metavar="results.json")
+    page.add_argument(
+        "--readme", type=Path, default=Path("comparisons/README.md"), metavar="FILE", help="where to write"
+    )
+    page.set_defaults(run=run_page)
     commands.add_parser("list", help="the tasks").set_defaults(run=run_list)
     return parser
 

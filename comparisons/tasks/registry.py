@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from comparisons.tasks.data import listops, pixels, recall, text, words
 from comparisons.tasks.models import Config
-from comparisons.tasks.task import Stage, Task
+from comparisons.tasks.task import Make, Stage, Task
 
 MQAR = Task(
     "mqar", "associative recall of many keys, far beyond the length of training", "values recalled",
@@ -66,3 +67,44 @@ LISTOPS = Task(
 )  # fmt: skip
 
 TASKS = {task.name: task for task in (MQAR, DIGITS, TEXT, LM, LINES, WORDS, VARIABLES, LISTOPS)}
+
+
+def _tiny(task: Task, config: Config, make: Make, stages: tuple[Stage, ...], length: int, sequences: int) -> Task:
+    """Return the same on little data, trained within seconds, for tests and smoke runs."""
+    some = {"config": config, "make": make, "stages": stages, "lengths": (length,), "at": length}
+    return replace(task, name=f"{task.name}-tiny", sequences=sequences, **some)
+
+
+_WIDTH = {"width": 64, "heads": 2}
+TINY = {
+    "mqar": _tiny(
+        MQAR, Config(recall.pairs_vocab(32, 16), 16, trained=64, **_WIDTH),
+        partial(recall.pairs, keys=32, values=16), (Stage(64, 32, 400, 4e-3),), 512, 8,
+    ),
+    "digits": _tiny(
+        DIGITS, replace(DIGITS.config, width=32, heads=2), pixels.digits, (Stage(256, 16, 200, 4e-3),), 1_024, 16,
+    ),
+    "text": _tiny(
+        TEXT, Config(256, 2, layers=1, causal=False, **_WIDTH),
+        partial(text.packages, kinds=2), (Stage(256, 16, 150, 3e-3),), 1_024, 60,
+    ),
+    "lm": _tiny(
+        LM, Config(256, 256, rotated=1.0, **_WIDTH), text.continuation, (Stage(256, 8, 150, 4e-3),), 1_024, 2,
+    ),
+    "lines": _tiny(
+        LINES, Config(10 + recall.WORDS, 10, layers=3, trained=128, **_WIDTH),
+        partial(recall.lines, numbers=10), (Stage(128, 32, 300, 4e-3),), 512, 16,
+    ),
+    "words": _tiny(
+        WORDS, Config(words.words_vocab(16), 16, rotated=0.25, **_WIDTH),
+        partial(words.words, count=16), (Stage(256, 16, 200, 4e-3),), 1_024, 8,
+    ),
+    "variables": _tiny(
+        VARIABLES, Config(words.variables_vocab(32, 8), 8, layers=3, trained=128, **_WIDTH),
+        partial(words.variables, names=32, values=8), (Stage(128, 32, 300, 4e-3),), 512, 8,
+    ),
+    "listops": _tiny(
+        LISTOPS, Config(listops.VOCAB, listops.DIGITS, causal=False, rotated=1.0, **_WIDTH),
+        listops.listops, (Stage(64, 32, 200, 3e-3),), 512, 60,
+    ),
+}  # fmt: skip

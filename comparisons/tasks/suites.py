@@ -41,10 +41,9 @@ def _measure(suite: Suite, run: Run, name: str, options: Options) -> None:
     from comparisons.attention.bench import Bench
     from comparisons.tasks import contenders, training
     from comparisons.tasks.evaluation import Evaluation
-    from comparisons.tasks.registry import TASKS
+    from comparisons.tasks.registry import TASKS, TINY
 
-    task = TASKS[name.removesuffix("-decoding")]
-    task = (task.tiny or task) if options.smoke else task
+    task = (TINY if options.smoke else TASKS)[name.removesuffix("-decoding")]
     chosen = {rival.key for rival in suite.chosen(options)} | {"exact"}
     model = training.trained(task, run.threads)
     if name == DECODING:

@@ -90,8 +90,6 @@ class Task:
         The length of them at which the rivals, and all tolerances, are tried.
     sequences : int
         To evaluate at each length.
-    tiny : Task, optional
-        The same, trained in seconds, for tests and smoke runs.
     """
 
     name: str
@@ -103,7 +101,6 @@ class Task:
     lengths: tuple[int, ...]
     at: int
     sequences: int
-    tiny: Task | None = None
 
     def training(self, stage: int, step: int) -> Batch:
         """Return the batch of a step of a stage."""

@@ -1,4 +1,7 @@
-"""TBD."""
+"""Are lines still found by their numbers, among up to 3,600? A full run takes about 5 minutes, after training.
+
+Bars: `comparisons.report.bars_tasks`.
+"""
 
 import pytest
 

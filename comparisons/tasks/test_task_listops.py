@@ -1,4 +1,7 @@
-"""TBD."""
+"""Are nested operations on lists still computed? A full run takes about 5 minutes, after training.
+
+Bars: `comparisons.report.bars_tasks`.
+"""
 
 import pytest
 

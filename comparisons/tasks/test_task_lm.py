@@ -1,4 +1,7 @@
-"""TBD."""
+"""What becomes of the perplexity of a byte-level language model, and of its continuations? A full run takes about 5 minutes, after training.
+
+Bars: `comparisons.report.bars_tasks`.
+"""
 
 import pytest
 

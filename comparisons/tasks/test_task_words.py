@@ -1,4 +1,7 @@
-"""TBD."""
+"""Are the most frequent words still found, which top-k cannot? A full run takes about 5 minutes, after training.
+
+Bars: `comparisons.report.bars_tasks`.
+"""
 
 import pytest
 

@@ -18,10 +18,10 @@ MOST = 4_000_000  # bytes of a package
 SKIPPED = {"site-packages", "test", "tests", "testing", "idlelib", "_vendor"}
 
 
-def packages(length: int, sequences: int, rng: Source) -> Batch:
-    """Return windows of files of a package, the package to be named; training and evaluation have files of their own."""
-    kinds = rng.integers(0, len(PACKAGES), sequences)
-    return batch(np.stack([_window(PACKAGES[kind], length, rng) for kind in kinds]), kinds[:, None])
+def packages(length: int, sequences: int, rng: Source, kinds: int = len(PACKAGES)) -> Batch:
+    """Return windows of files of a package, which is to be named; training and evaluation have files of their own."""
+    named = rng.integers(0, kinds, sequences)
+    return batch(np.stack([_window(PACKAGES[kind], length, rng) for kind in named]), named[:, None])
 
 
 def continuation(length: int, sequences: int, rng: Source) -> Batch:
