@@ -17,7 +17,6 @@ from comparisons.data.datasets import optional
 from comparisons.harness.results import Row
 from comparisons.tasks import rows
 from comparisons.tasks.models import Transformer
-from comparisons.tasks.task import Task
 
 NAME = "dci-tasks"  # under which the attention is registered
 
@@ -85,14 +84,12 @@ def continued(model: Any, prompt: Tensor, count: int, told: Tensor | None = None
     return torch.stack(chosen), first, (time.perf_counter() - start - first) / (count - 1)
 
 
-def compare(model: Transformer, task: Task, length: int, count: int, tolerances: tuple[float, ...]) -> list[Row]:
-    """Return rows of greedy continuations of held-out prompts: exact attention's, and ours after exact's tokens.
+def compare(llama: Any, prompts: list[Tensor], count: int, tolerances: tuple[float, ...]) -> list[Row]:
+    """Return rows of greedy continuations of prompts: exact attention's, and ours after exact's tokens.
 
     ``diverged`` has, for each prompt, how many tokens are the same as exact attention's before one differs: what a
     free continuation would have in common. ``first_seconds`` and ``token_seconds`` are medians of the prompts.
     """
-    llama = as_llama(model)
-    prompts = [task.held_out(length, at).tokens for at in range(2 * task.sequences)]
     exact = [continued(llama, prompt, count) for prompt in prompts]
     found = [_row("torch exact", {}, exact, exact)]
     for tolerance in tolerances:

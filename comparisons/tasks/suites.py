@@ -51,7 +51,9 @@ def _measure(suite: Suite, run: Run, name: str, options: Options) -> None:
 
         length, count = task.lengths[0], 10 if options.smoke else CONTINUED
         bench = Bench(run, suite.name, name, length)
-        bench.step("continuations", lambda: generation.compare(model, task, length, count, contenders.TOLERANCES))
+        prompts = [task.held_out(length, at).tokens for at in range(2 * task.sequences)]
+        llama = generation.as_llama(model)
+        bench.step("continuations", lambda: generation.compare(llama, prompts, count, contenders.TOLERANCES))
         return
     for length in task.lengths:
         bench = Bench(run, suite.name, name, length)
