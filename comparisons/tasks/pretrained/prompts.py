@@ -94,7 +94,7 @@ KINDS = {"needles": needles, "lines": lines}
 
 
 def _prompt(tokenizer: Any, length: int, text: Any, questions: Any) -> Prompt:
-    """Return the largest prompt of at most `length` tokens, made up to that by a beginning of blank lines."""
+    """Return the largest prompt of at most `length` tokens, with documentation before it that makes up the rest."""
 
     def make(size: int) -> tuple[list[int], list[slice]]:
         asked = questions(size) if callable(questions) else questions
@@ -108,9 +108,9 @@ def _prompt(tokenizer: Any, length: int, text: Any, questions: Any) -> Prompt:
         low, high = (middle, high) if len(make(middle)[0]) <= length else (low, middle)
     ids, answers = make(low)
     missing = length - len(ids)
-    blank = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    before = tokenizer(documentation()[: 8 * missing], add_special_tokens=False)["input_ids"][:missing]
     shifted = [slice(at.start + missing, at.stop + missing) for at in answers]
-    return Prompt(torch.tensor([(blank * missing)[:missing] + ids]), shifted)
+    return Prompt(torch.tensor([before + ids]), shifted)
 
 
 def _told(tokenizer: Any, text: str, questions: list[tuple[str, str, str]]) -> tuple[list[int], list[slice]]:
