@@ -8,12 +8,13 @@ from typing import Any
 
 from comparisons.data.datasets import ComparisonError
 from comparisons.harness.results import Row
-from comparisons.report import page, tables, tables_tasks
+from comparisons.report import page, tables, tables_pretrained, tables_tasks
 
 BEGIN, END = "<!-- tasks: made by python -m comparisons.tasks page -->", "<!-- tasks: end -->"
 TABLES = (
     ("With exact attention, and what `dci_attention` keeps of it", tables_tasks.summary),
     ("Rivals without retraining, beside `dci_attention` at its default", tables_tasks.rivals),
+    ("Language models: where the time goes, and how near their next tokens are", tables_pretrained.parts),
     ("Generating, token after token, through `DCICache`", tables_tasks.decoding),
 )
 
