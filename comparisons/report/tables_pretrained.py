@@ -11,7 +11,7 @@ from comparisons.report.tables_tasks import EXACT, Table
 
 
 def parts(rows: Sequence[Row]) -> Table:
-    """Return the parts of a language model's time, the speed-up of the whole, and its ceiling: attention for nothing."""
+    """Return the parts of a language model's time, how much faster the whole is, and the most it could be."""
     table = [["model", "length", "method", "whole", "attention", "MLP", "logits", "rest", "exact / it", "at most"]]
     table[0] += ["perplexity", "same next token", "divergence", "touched"]
     for row in (row for row in rows if "mlp_seconds" in row and _shown(row)):

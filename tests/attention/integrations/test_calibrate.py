@@ -27,7 +27,7 @@ class Layer(nn.Module):
 
     def forward(self, x):
         query, key, value = self.project(x).unflatten(-1, (2, 48)).transpose(1, 2).split(16, -1)
-        out = F.scaled_dot_product_attention(self.sharpness * query, key, value, is_causal=True)
+        out = F.scaled_dot_product_attention(self.sharpness * query, key, value)
         return x + self.weight * out.transpose(1, 2).flatten(2)
 
 
