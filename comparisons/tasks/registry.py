@@ -11,58 +11,58 @@ from comparisons.tasks.task import Make, Stage, Task
 
 MQAR = Task(
     "mqar", "associative recall of many keys, far beyond the length of training", "values recalled",
-    Config(recall.pairs_vocab(), recall.VALUES, trained=128),
+    Config(recall.pairs_vocab(), recall.VALUES, width=64, heads=2, trained=128),
     recall.pairs,
-    (Stage(64, 64, 1_500), Stage(256, 16, 600, 1e-3), Stage(2_048, 2, 300, 5e-4)),
+    (Stage(64, 64, 1_500, 4e-3), Stage(256, 16, 600), Stage(2_048, 2, 300, 5e-4)),
     (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 DIGITS = Task(
     "digits", "64 handwritten digits in one image, pixel by pixel, each to be named", "digits named",
-    Config(pixels.LEVELS, 10, width=64, causal=False, rotated=0, learned=(64, 64)),
+    Config(pixels.LEVELS, 10, width=64, heads=2, causal=False, rotated=0, learned=(64, 64)),
     pixels.digits,
-    (Stage(256, 32, 800), Stage(1_024, 8, 400, 1e-3), Stage(4_096, 2, 150, 5e-4)),
+    (Stage(256, 16, 1_000, 3e-3), Stage(1_024, 4, 500, 1e-3), Stage(4_096, 1, 150, 5e-4)),
     (1_024, 4_096), 4_096, 16,
 )  # fmt: skip
 TEXT = Task(
     "text", "the package that a file of source code and documentation is from, byte by byte", "packages named",
-    Config(256, len(text.PACKAGES), layers=3, causal=False, trained=512),
+    Config(256, len(text.PACKAGES), width=64, layers=3, heads=2, causal=False, trained=512),
     text.packages,
-    (Stage(512, 16, 1_500, 1e-3), Stage(2_048, 4, 300, 5e-4), Stage(4_096, 4, 100, 3e-4)),
-    (4_096, 8_192, 16_384), 4_096, 400,
+    (Stage(512, 16, 1_500), Stage(4_096, 2, 200, 5e-4)),
+    (4_096, 8_192, 16_384), 4_096, 200,
 )  # fmt: skip
 LM = Task(
     "lm", "the next byte of source code and documentation", "same next byte",
-    Config(256, 256, layers=4, rotated=1.0, base=100_000.0),
+    Config(256, 256, layers=3, rotated=1.0, base=100_000.0),
     text.continuation,
-    (Stage(512, 8, 2_000), Stage(2_048, 2, 800, 1e-3), Stage(8_192, 1, 150, 5e-4)),
+    (Stage(512, 8, 1_000), Stage(2_048, 2, 400, 1e-3), Stage(8_192, 1, 80, 5e-4)),
     (8_192, 16_384, 32_768), 16_384, 2,
 )  # fmt: skip
 LINES = Task(
     "lines", "lines with a number, asked for at the end (LongEval)", "contents recalled",
-    Config(recall.NUMBERS + recall.WORDS, recall.NUMBERS, layers=3, trained=256),
+    Config(recall.NUMBERS + recall.WORDS, recall.NUMBERS, width=64, layers=3, heads=4, trained=256),
     recall.lines,
-    (Stage(256, 32, 2_000), Stage(1_024, 8, 600, 1e-3), Stage(4_096, 2, 200, 5e-4)),
-    (4_096, 8_192, 16_384, 32_768), 16_384, 4,
+    (Stage(128, 32, 2_000, 4e-3), Stage(512, 8, 600), Stage(4_096, 1, 200, 5e-4)),
+    (4_096, 8_192, 16_384, 32_768), 16_384, 8,
 )  # fmt: skip
 WORDS = Task(
     "words", "the three most frequent words (RULER)", "words named",
-    Config(words.words_vocab(), words.WORDS, rotated=0.25),
+    Config(words.words_vocab(), words.WORDS, width=64, heads=2, rotated=0.25),
     words.words,
-    (Stage(256, 32, 1_000), Stage(1_024, 8, 400, 1e-3), Stage(4_096, 2, 200, 5e-4)),
+    (Stage(256, 16, 1_000, 3e-3), Stage(1_024, 4, 400), Stage(4_096, 1, 200, 5e-4)),
     (4_096, 8_192, 16_384, 32_768), 16_384, 8,
 )  # fmt: skip
 VARIABLES = Task(
     "variables", "variables named after others, asked for at the end (RULER)", "values found",
-    Config(words.variables_vocab(), words.VALUES, layers=4, trained=256),
+    Config(words.variables_vocab(), words.VALUES, width=64, layers=4, heads=2, trained=256),
     words.variables,
-    (Stage(256, 32, 2_000), Stage(1_024, 8, 600, 1e-3), Stage(4_096, 2, 200, 5e-4)),
-    (4_096, 8_192, 16_384, 32_768), 16_384, 4,
+    (Stage(128, 32, 2_000, 4e-3), Stage(512, 8, 600), Stage(4_096, 1, 200, 5e-4)),
+    (4_096, 8_192, 16_384, 32_768), 16_384, 8,
 )  # fmt: skip
 LISTOPS = Task(
     "listops", "nested operations on lists of digits (Long Range Arena)", "values computed",
-    Config(listops.VOCAB, listops.DIGITS, layers=4, causal=False, rotated=1.0),
+    Config(listops.VOCAB, listops.DIGITS, width=64, layers=4, heads=2, causal=False, rotated=1.0),
     listops.listops,
-    (Stage(64, 64, 1_500, 1e-3), Stage(256, 16, 1_000, 1e-3), Stage(2_000, 2, 300, 5e-4)),
+    (Stage(64, 64, 1_500), Stage(256, 16, 1_000, 1e-3), Stage(2_000, 2, 200, 5e-4)),
     (2_000,), 2_000, 400,
 )  # fmt: skip
 

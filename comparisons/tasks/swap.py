@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,8 +69,11 @@ class Usage:
         return sum(call.seconds for call in self.calls)
 
 
+Watch = Callable[[int, Tensor, Tensor], Tensor]  # a call's place, the contender's output, and the exact one
+
+
 @contextmanager
-def swap(contender: Contender, threads: int, judge: bool = False) -> Iterator[Usage]:
+def swap(contender: Contender, threads: int, judge: bool = False, watch: Watch | None = None) -> Iterator[Usage]:
     """Answer every ``torch.nn.functional.scaled_dot_product_attention`` of the process by a contender.
 
     Parameters
@@ -81,6 +84,8 @@ def swap(contender: Contender, threads: int, judge: bool = False) -> Iterator[Us
         For the contender; PyTorch keeps its own.
     judge : bool
         Compute exact attention as well and keep the errors of heads.
+    watch : callable, optional
+        With `judge`: is given every call's place, output and exact output, and returns what the model shall have.
 
     Yields
     ------
@@ -100,7 +105,7 @@ def swap(contender: Contender, threads: int, judge: bool = False) -> Iterator[Us
     ((2, 12, 12, 4), 0.25)
     """
     original = functional.scaled_dot_product_attention
-    replacement = _Replacement(contender, threads, judge, original)
+    replacement = _Replacement(contender, threads, judge, watch, original)
     functional.scaled_dot_product_attention = replacement
     try:
         yield replacement.usage
@@ -109,8 +114,11 @@ def swap(contender: Contender, threads: int, judge: bool = False) -> Iterator[Us
 
 
 class _Replacement:
-    def __init__(self, contender: Contender, threads: int, judge: bool, original: Any) -> None:
-        self.contender, self.threads, self.judge, self.original = contender, threads, judge, original
+    def __init__(
+        self, contender: Contender, threads: int, judge: bool, watch: Watch | None, original: Callable[..., Tensor]
+    ) -> None:
+        self.contender, self.threads, self.judge, self.watch = contender, threads, judge, watch
+        self.original = original
         self.usage, self.inside = Usage(), False
         self.ours = contender.rival(threads, **contender.settings)
         self.ours = self.ours if isinstance(self.ours, DCIAttention) else None
@@ -145,7 +153,9 @@ class _Replacement:
                 out = self._rival(call, query, key, value, is_causal, scale)
             call.seconds = time.perf_counter() - start
             if self.judge:
-                self._judge(call, out, self.original(query, key, value, *rest, **named))
+                exact = self.original(query, key, value, *rest, **named)
+                call.errors = head_errors(out.flatten(0, -3).float(), exact.flatten(0, -3).float()).tolist()
+                out = out if self.watch is None else self.watch(len(self.usage.calls) - 1, out, exact)
                 self.usage.judging += time.perf_counter() - start - call.seconds
         finally:
             self.inside = False
@@ -174,9 +184,6 @@ class _Replacement:
         call.touched = _share(sum(counts) / len(counts), key.shape[-2], causal)
         call.approximated = float(call.touched < 1)
         return out
-
-    def _judge(self, call: Call, out: Tensor, exact: Tensor) -> None:
-        call.errors = head_errors(out.flatten(0, -3).float(), exact.flatten(0, -3).float()).tolist()
 
 
 def _why_left(query: Tensor, key: Tensor, attn_mask: Tensor | None, dropout_p: float) -> str:

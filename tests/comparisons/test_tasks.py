@@ -1,12 +1,17 @@
 """The tasks, tiny: models trained within seconds keep their accuracy when attention is swapped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from comparisons.tasks import contenders, suites, training
+from comparisons.attention.adapters import RIVALS
+from comparisons.attention.bench import Contender
+from comparisons.tasks import blame, contenders, generation, suites, training
 from comparisons.tasks.data import listops, pixels, recall, words
 from comparisons.tasks.evaluation import Evaluation
+from comparisons.tasks.models import Transformer
 from comparisons.tasks.registry import TASKS, TINY
 from comparisons.tasks.task import Source
 
@@ -51,6 +56,33 @@ def test_the_far_field_finds_frequent_words_and_top_k_does_not(evaluations):
         )
     assert topk["options"] == {"k": 16}
     assert topk["kept"] < 0.9 < ours["kept"]
+
+
+def test_blame_names_every_head_and_what_it_loses():
+    task = replace(TINY["mqar"], sequences=2)
+    torch.manual_seed(0)
+    evaluation = Evaluation(task, Transformer(task.config).eval(), 256, 1)
+    head, *lines, everything = blame.table(evaluation, Contender(RIVALS["window"], {"window": 16}))
+    assert [line[:2] for line in lines] == [[str(layer), str(head)] for layer in range(2) for head in range(2)]
+    assert all(len(line) == len(head) for line in (*lines, everything))
+    assert all(0 < float(line[3]) < float(line[6]) for line in lines)
+    assert everything[0] == "all"
+
+
+def test_a_language_model_is_one_of_transformers_too():
+    pytest.importorskip("transformers")
+    task = TINY["lm"]
+    torch.manual_seed(0)
+    model = Transformer(task.config).eval()
+    tokens = task.held_out(100, 0).tokens
+    with torch.no_grad():
+        llama = generation.as_llama(model)
+        torch.testing.assert_close(llama(tokens).logits, model(tokens, torch.arange(100)[None]), rtol=1e-4, atol=1e-5)
+        exact, ours = generation.compare(model, replace(task, sequences=1), 300, 12, (0.05,))
+    assert exact["diverged"] == [12, 12]
+    assert ours["method"] == "DCICache 0.05"
+    assert ours["accuracy"] >= 0.9
+    assert ours["token_seconds"] > 0
 
 
 # ------------------------------------------------------------------------------------------------------- data

@@ -6,7 +6,7 @@ import numpy as np
 
 from comparisons.tasks.task import Batch, Source, batch
 
-KEYS, VALUES, FILLERS = 1_024, 256, 128  # of associative recall
+KEYS, VALUES, FILLERS = 512, 128, 128  # of associative recall
 
 
 def pairs_vocab(keys: int = KEYS, values: int = VALUES) -> int:
