@@ -59,12 +59,11 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, config.outputs, bias=False)
+        std = 0.5 / math.sqrt(config.width)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 deep = name.endswith(("out.weight", "down.weight"))
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.layers) if deep else 0.02)
-        for table in (self.embed, *self.places):
-            nn.init.normal_(table.weight, std=0.1)
+                nn.init.normal_(parameter, std=std / math.sqrt(2 * config.layers) if deep else std)
 
     def forward(self, tokens: Tensor, at: Tensor | None = None, places: Tensor | None = None) -> Tensor:
         """Return logits.
