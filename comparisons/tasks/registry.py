@@ -11,52 +11,52 @@ from comparisons.tasks.task import Make, Stage, Task
 
 MQAR = Task(
     "mqar", "associative recall of many keys, far beyond the length of training", "values recalled",
-    Config(recall.pairs_vocab(), recall.VALUES, width=64, heads=2, trained=128),
+    Config(recall.pairs_vocab(), recall.VALUES, width=64, heads=2, trained=128, taps=3),
     recall.pairs,
-    (Stage(64, 64, 1_500, 4e-3), Stage(256, 16, 600), Stage(2_048, 2, 300, 5e-4)),
-    (4_096, 8_192, 16_384, 32_768), 16_384, 4,
+    (Stage(64, 32, 700, 4e-3), Stage(256, 8, 200), Stage(2_048, 2, 100, 1e-3)),
+    (4_096, 8_192, 16_384, 32_768), 16_384, 2,
 )  # fmt: skip
 DIGITS = Task(
     "digits", "64 handwritten digits in one image, pixel by pixel, each to be named", "digits named",
     Config(pixels.LEVELS, 10, width=64, heads=2, causal=False, rotated=0, learned=(64, 64)),
     pixels.digits,
-    (Stage(256, 16, 1_000, 3e-3), Stage(1_024, 4, 500, 1e-3), Stage(4_096, 1, 150, 5e-4)),
-    (1_024, 4_096), 4_096, 16,
+    (Stage(256, 16, 400, 4e-3), Stage(1_024, 4, 200), Stage(4_096, 1, 60, 1e-3)),
+    (1_024, 4_096), 4_096, 8,
 )  # fmt: skip
 TEXT = Task(
     "text", "the package that a file of source code and documentation is from, byte by byte", "packages named",
     Config(256, len(text.PACKAGES), width=64, layers=3, heads=2, causal=False, trained=512),
     text.packages,
-    (Stage(512, 16, 1_500), Stage(4_096, 2, 200, 5e-4)),
-    (4_096, 8_192, 16_384), 4_096, 200,
+    (Stage(512, 8, 600, 3e-3), Stage(4_096, 1, 100, 1e-3)),
+    (4_096, 16_384), 4_096, 100,
 )  # fmt: skip
 LM = Task(
     "lm", "the next byte of source code and documentation", "same next byte",
-    Config(256, 256, layers=3, rotated=1.0, base=100_000.0),
+    Config(256, 256, width=96, heads=3, layers=3, rotated=1.0, base=100_000.0),
     text.continuation,
-    (Stage(512, 8, 1_000), Stage(2_048, 2, 400, 1e-3), Stage(8_192, 1, 80, 5e-4)),
-    (8_192, 16_384, 32_768), 16_384, 2,
+    (Stage(512, 4, 900, 3e-3), Stage(2_048, 1, 200, 1e-3), Stage(8_192, 1, 20, 5e-4)),
+    (8_192, 16_384, 32_768), 16_384, 1,
 )  # fmt: skip
 LINES = Task(
     "lines", "lines with a number, asked for at the end (LongEval)", "contents recalled",
-    Config(recall.NUMBERS + recall.WORDS, recall.NUMBERS, width=64, layers=3, heads=4, trained=256),
+    Config(recall.NUMBERS + recall.WORDS, recall.NUMBERS, width=64, heads=2, trained=256, taps=6),
     recall.lines,
-    (Stage(128, 32, 2_000, 4e-3), Stage(512, 8, 600), Stage(4_096, 1, 200, 5e-4)),
-    (4_096, 8_192, 16_384, 32_768), 16_384, 8,
+    (Stage(128, 16, 800, 4e-3), Stage(512, 4, 300), Stage(4_096, 1, 100, 1e-3)),
+    (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 WORDS = Task(
     "words", "the three most frequent words (RULER)", "words named",
     Config(words.words_vocab(), words.WORDS, width=64, heads=2, rotated=0.25),
     words.words,
-    (Stage(256, 16, 1_000, 3e-3), Stage(1_024, 4, 400), Stage(4_096, 1, 200, 5e-4)),
-    (4_096, 8_192, 16_384, 32_768), 16_384, 8,
+    (Stage(256, 16, 400, 4e-3), Stage(1_024, 4, 200), Stage(4_096, 1, 60, 1e-3)),
+    (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 VARIABLES = Task(
     "variables", "variables named after others, asked for at the end (RULER)", "values found",
-    Config(words.variables_vocab(), words.VALUES, width=64, layers=4, heads=2, trained=256),
+    Config(words.variables_vocab(), words.VALUES, width=64, layers=4, heads=2, trained=256, taps=3),
     words.variables,
-    (Stage(128, 32, 2_000, 4e-3), Stage(512, 8, 600), Stage(4_096, 1, 200, 5e-4)),
-    (4_096, 8_192, 16_384, 32_768), 16_384, 8,
+    (Stage(128, 16, 800, 4e-3), Stage(512, 4, 300), Stage(4_096, 1, 100, 1e-3)),
+    (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 LISTOPS = Task(
     "listops", "nested operations on lists of digits (Long Range Arena)", "values computed",
@@ -78,8 +78,8 @@ def _tiny(task: Task, config: Config, make: Make, stages: tuple[Stage, ...], len
 _WIDTH = {"width": 64, "heads": 2}
 TINY = {
     "mqar": _tiny(
-        MQAR, Config(recall.pairs_vocab(32, 16), 16, trained=64, **_WIDTH),
-        partial(recall.pairs, keys=32, values=16), (Stage(64, 32, 400, 4e-3),), 512, 8,
+        MQAR, Config(recall.pairs_vocab(32, 16), 16, trained=64, taps=3, **_WIDTH),
+        partial(recall.pairs, keys=32, values=16), (Stage(64, 32, 250, 4e-3),), 512, 8,
     ),
     "digits": _tiny(
         DIGITS, replace(DIGITS.config, width=32, heads=2), pixels.digits, (Stage(256, 16, 200, 4e-3),), 1_024, 16,
@@ -92,7 +92,7 @@ TINY = {
         LM, Config(256, 256, rotated=1.0, **_WIDTH), text.continuation, (Stage(256, 8, 150, 4e-3),), 1_024, 2,
     ),
     "lines": _tiny(
-        LINES, Config(10 + recall.WORDS, 10, layers=3, trained=128, **_WIDTH),
+        LINES, Config(10 + recall.WORDS, 10, trained=128, taps=6, **_WIDTH),
         partial(recall.lines, numbers=10), (Stage(128, 32, 300, 4e-3),), 512, 16,
     ),
     "words": _tiny(
@@ -100,7 +100,7 @@ TINY = {
         partial(words.words, count=16), (Stage(256, 16, 200, 4e-3),), 1_024, 8,
     ),
     "variables": _tiny(
-        VARIABLES, Config(words.variables_vocab(32, 8), 8, layers=3, trained=128, **_WIDTH),
+        VARIABLES, Config(words.variables_vocab(32, 8), 8, layers=3, trained=128, taps=3, **_WIDTH),
         partial(words.variables, names=32, values=8), (Stage(128, 32, 300, 4e-3),), 512, 8,
     ),
     "listops": _tiny(

@@ -31,7 +31,8 @@ class Call:
     ----------
     shape : tuple of int
         Query heads of all sequences, queries, keys, width.
-    seconds : float
+    seconds, processor : float
+        Time, and the time that processors were busy, which says more on a busy machine.
     touched : float
         Keys, and what stands for keys, that a query was compared with, as a share of those that it may see.
     errors : list of float
@@ -44,6 +45,7 @@ class Call:
 
     shape: tuple[int, int, int, int]
     seconds: float = 0.0
+    processor: float = 0.0
     touched: float = 1.0
     errors: list[float] = field(default_factory=list)
     approximated: float = 0.0
@@ -67,6 +69,10 @@ class Usage:
     @property
     def seconds(self) -> float:
         return sum(call.seconds for call in self.calls)
+
+    @property
+    def processor(self) -> float:
+        return sum(call.processor for call in self.calls)
 
 
 Watch = Callable[[int, Tensor, Tensor], Tensor]  # a call's place, the contender's output, and the exact one
@@ -141,7 +147,7 @@ class _Replacement:
         n_heads = query.shape[:-2].numel()
         call = Call((n_heads, query.shape[-2], key.shape[-2], query.shape[-1]))
         self.usage.calls.append(call)
-        self.inside, start = True, time.perf_counter()
+        self.inside, start, busy = True, time.perf_counter(), time.process_time()
         try:
             if self.ours is not None:
                 out = self._ours(call, query, key, value, *rest, **named)
@@ -151,7 +157,7 @@ class _Replacement:
                 out = self.original(query, key, value, *rest, **named)
             else:
                 out = self._rival(call, query, key, value, is_causal, scale)
-            call.seconds = time.perf_counter() - start
+            call.seconds, call.processor = time.perf_counter() - start, time.process_time() - busy
             if self.judge:
                 exact = self.original(query, key, value, *rest, **named)
                 call.errors = head_errors(out.flatten(0, -3).float(), exact.flatten(0, -3).float()).tolist()
