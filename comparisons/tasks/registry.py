@@ -13,14 +13,14 @@ MQAR = Task(
     "mqar", "associative recall of many keys, far beyond the length of training", "values recalled",
     Config(recall.pairs_vocab(), recall.VALUES, width=64, heads=2, trained=128, taps=3),
     recall.pairs,
-    (Stage(64, 32, 700, 4e-3), Stage(256, 8, 200), Stage(2_048, 2, 100, 1e-3)),
+    (Stage(64, 32, 600, 4e-3), Stage(1_024, 2, 150), Stage(4_096, 1, 80), Stage(8_192, 1, 40, 1e-3)),
     (4_096, 8_192, 16_384, 32_768), 16_384, 2,
 )  # fmt: skip
 DIGITS = Task(
     "digits", "64 handwritten digits in one image, pixel by pixel, each to be named", "digits named",
-    Config(pixels.LEVELS, 10, width=64, heads=2, causal=False, rotated=0, learned=(64, 64)),
+    Config(pixels.VOCAB, 10, width=64, heads=2, causal=False, rotated=0, learned=(pixels.CELLS,)),
     pixels.digits,
-    (Stage(256, 16, 400, 4e-3), Stage(1_024, 4, 200), Stage(4_096, 1, 60, 1e-3)),
+    (Stage(256, 16, 700, 4e-3), Stage(1_024, 4, 100), Stage(4_096, 1, 40, 1e-3)),
     (1_024, 4_096), 4_096, 8,
 )  # fmt: skip
 TEXT = Task(
@@ -39,9 +39,9 @@ LM = Task(
 )  # fmt: skip
 LINES = Task(
     "lines", "lines with a number, asked for at the end (LongEval)", "contents recalled",
-    Config(recall.NUMBERS + recall.WORDS, recall.NUMBERS, width=64, heads=2, trained=256, taps=6),
+    Config(recall.lines_vocab(), recall.NUMBERS, width=64, heads=2, trained=256, taps=6),
     recall.lines,
-    (Stage(128, 16, 800, 4e-3), Stage(512, 4, 300), Stage(4_096, 1, 100, 1e-3)),
+    (Stage(96, 16, 1_500, 4e-3), Stage(512, 4, 200), Stage(4_096, 1, 60), Stage(8_192, 1, 30, 1e-3)),
     (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 WORDS = Task(
@@ -79,32 +79,32 @@ _WIDTH = {"width": 64, "heads": 2}
 TINY = {
     "mqar": _tiny(
         MQAR, Config(recall.pairs_vocab(32, 16), 16, trained=64, taps=3, **_WIDTH),
-        partial(recall.pairs, keys=32, values=16), (Stage(64, 32, 250, 4e-3),), 512, 8,
+        partial(recall.pairs, keys=32, values=16), (Stage(64, 16, 300, 4e-3),), 2_048, 4,
     ),
     "digits": _tiny(
-        DIGITS, replace(DIGITS.config, width=32, heads=2), pixels.digits, (Stage(256, 16, 200, 4e-3),), 1_024, 16,
+        DIGITS, replace(DIGITS.config, width=32, heads=2), pixels.digits, (Stage(256, 8, 200, 6e-3),), 1_024, 8,
     ),
     "text": _tiny(
         TEXT, Config(256, 2, layers=1, causal=False, **_WIDTH),
-        partial(text.packages, kinds=2), (Stage(256, 16, 150, 3e-3),), 1_024, 60,
+        partial(text.packages, kinds=2), (Stage(256, 8, 150, 3e-3),), 1_024, 40,
     ),
     "lm": _tiny(
-        LM, Config(256, 256, rotated=1.0, **_WIDTH), text.continuation, (Stage(256, 8, 150, 4e-3),), 1_024, 2,
+        LM, Config(256, 256, rotated=1.0, **_WIDTH), text.continuation, (Stage(128, 8, 150, 4e-3),), 2_048, 2,
     ),
     "lines": _tiny(
-        LINES, Config(10 + recall.WORDS, 10, trained=128, taps=6, **_WIDTH),
-        partial(recall.lines, numbers=10), (Stage(128, 32, 300, 4e-3),), 512, 16,
+        LINES, Config(recall.lines_vocab(10), 10, trained=128, taps=6, **_WIDTH),
+        partial(recall.lines, numbers=10), (Stage(96, 16, 300, 4e-3),), 2_048, 4,
     ),
     "words": _tiny(
         WORDS, Config(words.words_vocab(16), 16, rotated=0.25, **_WIDTH),
-        partial(words.words, count=16), (Stage(256, 16, 200, 4e-3),), 1_024, 8,
+        partial(words.words, count=16), (Stage(128, 16, 200, 6e-3),), 2_048, 4,
     ),
     "variables": _tiny(
         VARIABLES, Config(words.variables_vocab(32, 8), 8, layers=3, trained=128, taps=3, **_WIDTH),
-        partial(words.variables, names=32, values=8), (Stage(128, 32, 300, 4e-3),), 512, 8,
+        partial(words.variables, names=32, values=8), (Stage(64, 16, 300, 4e-3),), 2_048, 4,
     ),
     "listops": _tiny(
         LISTOPS, Config(listops.VOCAB, listops.DIGITS, causal=False, rotated=1.0, **_WIDTH),
-        listops.listops, (Stage(64, 32, 200, 3e-3),), 512, 60,
+        listops.listops, (Stage(32, 32, 200, 3e-3),), 512, 40,
     ),
 }  # fmt: skip
