@@ -25,9 +25,9 @@ DIGITS = Task(
 )  # fmt: skip
 TEXT = Task(
     "text", "the package that a file of source code and documentation is from, byte by byte", "packages named",
-    Config(256, len(text.PACKAGES), width=64, layers=3, heads=2, causal=False, trained=512),
+    Config(256, len(text.PACKAGES), width=64, heads=2, causal=False, trained=512, taps=4),
     text.packages,
-    (Stage(512, 8, 600, 3e-3), Stage(4_096, 1, 100, 1e-3)),
+    (Stage(512, 8, 400, 4e-3), Stage(4_096, 1, 60, 1e-3)),
     (4_096, 16_384), 4_096, 100,
 )  # fmt: skip
 LM = Task(
@@ -46,7 +46,7 @@ LINES = Task(
 )  # fmt: skip
 WORDS = Task(
     "words", "the three most frequent words (RULER)", "words named",
-    Config(words.words_vocab(), words.WORDS, width=64, heads=2, rotated=0.25),
+    Config(words.words_vocab(), words.WORDS, width=64, heads=2, rotated=0.25, taps=2),
     words.words,
     (Stage(256, 16, 400, 4e-3), Stage(1_024, 4, 200), Stage(4_096, 1, 60, 1e-3)),
     (4_096, 8_192, 16_384, 32_768), 16_384, 4,
@@ -85,18 +85,18 @@ TINY = {
         DIGITS, replace(DIGITS.config, width=32, heads=2), pixels.digits, (Stage(256, 8, 200, 6e-3),), 1_024, 8,
     ),
     "text": _tiny(
-        TEXT, Config(256, 2, layers=1, causal=False, **_WIDTH),
+        TEXT, Config(256, 2, layers=1, causal=False, taps=4, **_WIDTH),
         partial(text.packages, kinds=2), (Stage(256, 8, 150, 3e-3),), 1_024, 40,
     ),
     "lm": _tiny(
         LM, Config(256, 256, rotated=1.0, **_WIDTH), text.continuation, (Stage(128, 8, 150, 4e-3),), 2_048, 2,
     ),
     "lines": _tiny(
-        LINES, Config(recall.lines_vocab(10), 10, trained=128, taps=6, **_WIDTH),
-        partial(recall.lines, numbers=10), (Stage(96, 16, 300, 4e-3),), 2_048, 4,
+        LINES, Config(recall.lines_vocab(16), 16, trained=128, taps=6, **_WIDTH),
+        partial(recall.lines, numbers=16), (Stage(96, 16, 300, 6e-3),), 2_048, 2,
     ),
     "words": _tiny(
-        WORDS, Config(words.words_vocab(16), 16, rotated=0.25, **_WIDTH),
+        WORDS, Config(words.words_vocab(16), 16, rotated=0.25, taps=2, **_WIDTH),
         partial(words.words, count=16), (Stage(128, 16, 200, 6e-3),), 2_048, 4,
     ),
     "variables": _tiny(
