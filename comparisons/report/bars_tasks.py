@@ -34,12 +34,11 @@ def of_ours(rows: Sequence[Row], tolerance: float) -> list[Row]:
 
 
 def attention_ratio(rows: Sequence[Row], row: Row, method: str, what: str = "attention_seconds") -> float | None:
-    """Return how many times longer another method takes at the same length, for attention or for the whole model."""
+    """Return how many times longer another method takes at the same length; ``seconds`` are the whole model's."""
     others = select(rows, method=method, data=row["data"], length=row["length"])
     if not others or what not in row:
         return None
-    mine, theirs = (one[what] if what == "attention_seconds" else statistics.median(one[what])
-                    for one in (row, others[0]))  # fmt: skip
+    mine, theirs = (statistics.median(one[what]) if what == "seconds" else one[what] for one in (row, others[0]))
     return theirs / mine
 
 

@@ -16,7 +16,7 @@ TOLERANCE = min(KEPT)  # the default
 def of_suite(rows: Sequence[Row], suite: str) -> Table:
     """Return every row of a task."""
     table = [["data", "length", "method", "its setting", "accuracy", "kept", "perplexity", "model", "exact / it"]]
-    table[0] += ["attention", "exact / it", "textbook / it", "touched", "approximated", "worst error", "memory"]
+    table[0] += ["attention", "exact / it", "textbook / it", "exact / it, processor", "touched", "approximated", "worst error", "memory"]
     of_suite = select(rows, suite)
     for row in sorted(of_suite, key=lambda row: (row["data"], row["length"])):
         setting = " ".join(f"{name}={value}" for name, value in row["options"].items())
@@ -27,6 +27,7 @@ def of_suite(rows: Sequence[Row], suite: str) -> Table:
         if "attention_seconds" in row:
             cells += [f"{row['attention_seconds']:.3g} s"]
             cells += [_times(attention_ratio(of_suite, row, method)) for method in (EXACT, TEXTBOOK)]
+            cells += [_times(attention_ratio(of_suite, row, EXACT, "attention_processor"))]
             cells += [f"{row['touched']:.1%}", f"{row['approximated']:.0%}", f"{row.get('worst', 0.0):.4f}"]
             cells += [f"{row['peak_bytes'] / 1e6:.0f} MB"]
         table.append(cells + [""] * (len(table[0]) - len(cells)))

@@ -25,10 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_train(options: argparse.Namespace) -> int:
     """Train models anew and say where their weights are."""
-    unknown = [name for name in options.names if name not in (*TASKS, "all")]
-    if unknown:
-        raise ComparisonError(f"unknown task {unknown[0]!r}: expected some of {', '.join(TASKS)}, or all")
-    for name in TASKS if "all" in options.names else options.names:
+    for name in list(TASKS) if options.names == ["all"] else list(map(_known, options.names)):
         start = time.monotonic()
         path = training.train(TASKS[name], options.threads)
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {(time.monotonic() - start) / 60:.1f} minutes")
@@ -45,6 +42,28 @@ def run_page(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_blame(options: argparse.Namespace) -> int:
+    """Print which layers, heads and rows lose answers."""
+    import torch
+
+    from comparisons.report import tables
+    from comparisons.tasks import blame, contenders
+    from comparisons.tasks.evaluation import Evaluation
+
+    task = TASKS[_known(options.name)]
+    model = training.trained(task, options.threads)
+    torch.set_num_threads(options.threads)
+    evaluation = Evaluation(task, model, options.length or task.at, options.threads)
+    print(tables.markdown(blame.table(evaluation, contenders.ours(options.tolerance, options.forced))))
+    return 0
+
+
+def _known(name: str) -> str:
+    if name not in TASKS:
+        raise ComparisonError(f"unknown task {name!r}: expected some of {', '.join(TASKS)}")
+    return name
+
+
 def run_list(options: argparse.Namespace) -> int:
     """Print the tasks, and whether they are trained."""
     for task in TASKS.values():
@@ -55,10 +74,9 @@ def run_list(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m comparisons.tasks", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="train | page | list")
+    commands = parser.add_subparsers(required=True, metavar="train | page | blame | list")
     train = commands.add_parser("train", help="train models; their weights are kept in DCI_DATA")
     train.add_argument("names", nargs="+", metavar="NAME", help="tasks, or all")
-    train.add_argument("--threads", type=int, default=THREADS, help="of PyTorch (default 2)")
     train.set_defaults(run=run_train)
     page = commands.add_parser(
         "page", help="write results into the README: tables between its marks, figures beside it"
@@ -68,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
         "--readme", type=Path, default=Path("comparisons/README.md"), metavar="FILE", help="where to write"
     )
     page.set_defaults(run=run_page)
+    blame = commands.add_parser("blame", help="which layers, heads and rows lose answers with dci_attention")
+    blame.add_argument("name", metavar="NAME")
+    blame.add_argument("--tolerance", type=float, default=0.05)
+    blame.add_argument("--length", type=int, help="(default: that at which the rivals are tried)")
+    blame.add_argument("--forced", action="store_true", help="rank short sequences too")
+    blame.set_defaults(run=run_blame)
+    for command in (train, blame):
+        command.add_argument("--threads", type=int, default=THREADS, help="of PyTorch and dci_attention (default 2)")
     commands.add_parser("list", help="the tasks").set_defaults(run=run_list)
     return parser
 

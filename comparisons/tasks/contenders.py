@@ -10,7 +10,7 @@ from comparisons.tasks.task import Task
 
 TOLERANCES = (0.05, 0.1)
 KNOB = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # tolerances of the plots
-SHARES = (1 / 1_024, 1 / 256, 1 / 64, 1 / 16, 1 / 4)  # of the keys, for what is told how many to take
+SHARES = (1 / 1_024, 1 / 256, 1 / 64, 1 / 16)  # of the keys, for what is told how many to take
 
 EXACT = Contender(RIVALS["exact"])
 TEXTBOOK = Contender(RIVALS["textbook"])

@@ -38,8 +38,8 @@ class Evaluation:
         ``agreement`` is the share of the answers that are those of exact attention, right or wrong. Where every token
         is asked for there are perplexities too, also by part of the sequence: ``losses`` and ``exact_losses``.
         """
-        logits, row = rows.measure(contender, self.threads, self._logits)
-        exact, answers = self._exact, self._answers
+        logits, row = rows.measure(contender, self.threads, self.logits)
+        exact, answers = self._exact, self.answers
         same = _share(logits.argmax(-1) == exact.argmax(-1))
         row |= {"causal": self.task.config.causal, "sequences": self.task.sequences, "agreement": same}
         if self._every_token:
@@ -59,14 +59,22 @@ class Evaluation:
         return some.at is not None and some.at.shape == some.tokens.shape
 
     @cached_property
-    def _answers(self) -> Tensor:
+    def answers(self) -> Tensor:
+        """The right answers of all sequences, (answers,)."""
         return torch.cat([_asked(batch.answers, batch.asked) for batch in self._batches])
 
     @cached_property
     def _exact(self) -> Tensor:
-        return rows.measure(EXACT, self.threads, self._logits, judge=False)[0]
+        return rows.measure(EXACT, self.threads, self.logits, judge=False)[0]
 
-    def _logits(self) -> Tensor:
+    def rows_asked(self, sequence: int, rows: Tensor) -> Tensor:
+        """Return, of what every token of a sequence has, that of the places of its answers; for one answer the mean."""
+        batch = self._batches[sequence]
+        if batch.at is None:
+            return rows.mean(0, keepdim=True)
+        return _asked(rows[batch.at], batch.asked)
+
+    def logits(self) -> Tensor:
         """Return the logits of all answers, one sequence after the other, (answers, outputs)."""
         found = [(self.model(batch.tokens, batch.at, batch.places), batch.asked) for batch in self._batches]
         return torch.cat([_asked(logits, asked) for logits, asked in found])

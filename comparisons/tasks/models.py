@@ -29,6 +29,9 @@ class Config:
     trained : int
         From this length on, scores grow with the logarithm of the number of keys, so that attention stays as sharp;
         0 leaves them.
+    taps : int
+        Of a causal convolution before attention, number by number: so many tokens before each are mixed into it, which
+        makes recall quick to learn.
     """
 
     vocab: int
@@ -41,6 +44,7 @@ class Config:
     base: float = 10_000.0
     learned: tuple[int, ...] = ()
     trained: int = 0
+    taps: int = 0
 
 
 class Transformer(nn.Module):
@@ -59,12 +63,11 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, config.outputs, bias=False)
+        std = 0.5 / math.sqrt(config.width)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 deep = name.endswith(("out.weight", "down.weight"))
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.layers) if deep else 0.02)
-        for table in (self.embed, *self.places):
-            nn.init.normal_(table.weight, std=0.1)
+                nn.init.normal_(parameter, std=std / math.sqrt(2 * config.layers) if deep else std)
 
     def forward(self, tokens: Tensor, at: Tensor | None = None, places: Tensor | None = None) -> Tensor:
         """Return logits.
@@ -103,6 +106,7 @@ class Layer(nn.Module):
         width, hidden = config.width, 8 * config.width // 3 // 8 * 8
         self.config = config
         self.before = nn.RMSNorm(width, eps=1e-6)
+        self.taps = nn.Parameter(0.5 * torch.randn(config.taps, width))
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.between = nn.RMSNorm(width, eps=1e-6)
@@ -112,7 +116,7 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
         """Return (batch, length, width) of the same."""
-        heads = self.qkv(self.before(x)).unflatten(-1, (3, self.config.heads, -1)).permute(2, 0, 3, 1, 4)
+        heads = self.qkv(self._mixed(self.before(x))).unflatten(-1, (3, self.config.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind()
         query, key = turn(query, turns), turn(key, turns)
         if self.config.trained:
@@ -123,6 +127,10 @@ class Layer(nn.Module):
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         y = self.between(x)
         return x + self.down(functional.silu(self.gate(y)) * self.up(y))
+
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        return x + sum(tap * functional.pad(x, (0, 0, at, -at)) for at, tap in enumerate(self.taps, 1))
 
 
 def rotations(config: Config, length: int) -> tuple[Tensor, Tensor]:

@@ -61,13 +61,14 @@ def costs(usage: Usage, seconds: float) -> Row:
     Returns
     -------
     dict
-        ``seconds`` (of the whole model, in a list), ``attention_seconds``, ``touched`` (share of the visible keys),
+        ``seconds`` (of the whole model, in a list), ``attention_seconds``, ``attention_processor`` (seconds of all
+        processors), ``touched`` (share of the visible keys),
         ``approximated`` (share of the heads), ``worst`` (largest relative error of a head) with ``worst_call`` and
         ``worst_head`` (in order of call and of head, sequences first), ``call_errors`` (the largest of each call),
         ``reasons`` why heads were exact.
     """
     calls = usage.calls
-    row: Row = {"seconds": [seconds], "attention_seconds": usage.seconds}
+    row: Row = {"seconds": [seconds], "attention_seconds": usage.seconds, "attention_processor": usage.processor}
     if calls:
         row |= {
             "touched": sum(call.touched for call in calls) / len(calls),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,8 @@ class Call:
     ----------
     shape : tuple of int
         Query heads of all sequences, queries, keys, width.
-    seconds : float
+    seconds, processor : float
+        Time, and the time that processors were busy, which says more on a busy machine.
     touched : float
         Keys, and what stands for keys, that a query was compared with, as a share of those that it may see.
     errors : list of float
@@ -44,6 +45,7 @@ class Call:
 
     shape: tuple[int, int, int, int]
     seconds: float = 0.0
+    processor: float = 0.0
     touched: float = 1.0
     errors: list[float] = field(default_factory=list)
     approximated: float = 0.0
@@ -68,9 +70,16 @@ class Usage:
     def seconds(self) -> float:
         return sum(call.seconds for call in self.calls)
 
+    @property
+    def processor(self) -> float:
+        return sum(call.processor for call in self.calls)
+
+
+Watch = Callable[[int, Tensor, Tensor], Tensor]  # a call's place, the contender's output, and the exact one
+
 
 @contextmanager
-def swap(contender: Contender, threads: int, judge: bool = False) -> Iterator[Usage]:
+def swap(contender: Contender, threads: int, judge: bool = False, watch: Watch | None = None) -> Iterator[Usage]:
     """Answer every ``torch.nn.functional.scaled_dot_product_attention`` of the process by a contender.
 
     Parameters
@@ -81,6 +90,8 @@ def swap(contender: Contender, threads: int, judge: bool = False) -> Iterator[Us
         For the contender; PyTorch keeps its own.
     judge : bool
         Compute exact attention as well and keep the errors of heads.
+    watch : callable, optional
+        With `judge`: is given every call's place, output and exact output, and returns what the model shall have.
 
     Yields
     ------
@@ -100,7 +111,7 @@ def swap(contender: Contender, threads: int, judge: bool = False) -> Iterator[Us
     ((2, 12, 12, 4), 0.25)
     """
     original = functional.scaled_dot_product_attention
-    replacement = _Replacement(contender, threads, judge, original)
+    replacement = _Replacement(contender, threads, judge, watch, original)
     functional.scaled_dot_product_attention = replacement
     try:
         yield replacement.usage
@@ -109,8 +120,11 @@ def swap(contender: Contender, threads: int, judge: bool = False) -> Iterator[Us
 
 
 class _Replacement:
-    def __init__(self, contender: Contender, threads: int, judge: bool, original: Any) -> None:
-        self.contender, self.threads, self.judge, self.original = contender, threads, judge, original
+    def __init__(
+        self, contender: Contender, threads: int, judge: bool, watch: Watch | None, original: Callable[..., Tensor]
+    ) -> None:
+        self.contender, self.threads, self.judge, self.watch = contender, threads, judge, watch
+        self.original = original
         self.usage, self.inside = Usage(), False
         self.ours = contender.rival(threads, **contender.settings)
         self.ours = self.ours if isinstance(self.ours, DCIAttention) else None
@@ -133,7 +147,7 @@ class _Replacement:
         n_heads = query.shape[:-2].numel()
         call = Call((n_heads, query.shape[-2], key.shape[-2], query.shape[-1]))
         self.usage.calls.append(call)
-        self.inside, start = True, time.perf_counter()
+        self.inside, start, busy = True, time.perf_counter(), time.process_time()
         try:
             if self.ours is not None:
                 out = self._ours(call, query, key, value, *rest, **named)
@@ -143,9 +157,11 @@ class _Replacement:
                 out = self.original(query, key, value, *rest, **named)
             else:
                 out = self._rival(call, query, key, value, is_causal, scale)
-            call.seconds = time.perf_counter() - start
+            call.seconds, call.processor = time.perf_counter() - start, time.process_time() - busy
             if self.judge:
-                self._judge(call, out, self.original(query, key, value, *rest, **named))
+                exact = self.original(query, key, value, *rest, **named)
+                call.errors = head_errors(out.flatten(0, -3).float(), exact.flatten(0, -3).float()).tolist()
+                out = out if self.watch is None else self.watch(len(self.usage.calls) - 1, out, exact)
                 self.usage.judging += time.perf_counter() - start - call.seconds
         finally:
             self.inside = False
@@ -174,9 +190,6 @@ class _Replacement:
         call.touched = _share(sum(counts) / len(counts), key.shape[-2], causal)
         call.approximated = float(call.touched < 1)
         return out
-
-    def _judge(self, call: Call, out: Tensor, exact: Tensor) -> None:
-        call.errors = head_errors(out.flatten(0, -3).float(), exact.flatten(0, -3).float()).tolist()
 
 
 def _why_left(query: Tensor, key: Tensor, attn_mask: Tensor | None, dropout_p: float) -> str:

@@ -1,4 +1,4 @@
-"""What becomes of the perplexity of a byte-level language model, and of its continuations? A full run takes about 5 minutes, after training.
+"""What becomes of a byte-level language model? A full run takes about 5 minutes, after training.
 
 Bars: `comparisons.report.bars_tasks`.
 """

@@ -11,25 +11,27 @@ from comparisons.data.datasets import optional
 from comparisons.tasks.task import Batch, Source, batch
 
 SIDE, LEVELS = 8, 17  # pixels of a digit, and their grey levels
-GRID = 8  # digits in a row of the largest image
+VOCAB = LEVELS * SIDE**2
+CELLS = 64  # of the largest image
 TESTED = 397  # digits that training does not see
 
 
 def digits(length: int, sequences: int, rng: Source) -> Batch:
     """Return images of `length` pixels (a square of whole digits), whose digits are asked for at their last pixels.
 
-    scikit-learn's digits, 8 × 8 each. Smaller images stand anywhere in the grid of the largest, which is 64 × 64.
+    scikit-learn's digits, 8 × 8 each. A pixel's token is its grey level and its place in its cell, its place the number
+    of the cell; smaller images have any of the cells of the largest, which is 64 × 64.
     """
     across = math.isqrt(length) // SIDE
     images, names = _digits(rng.held_out)
     tokens, answers, places = [], [], []
     for _ in range(sequences):
         chosen = rng.integers(0, len(images), (across, across))
-        tokens.append(images[chosen].transpose(0, 2, 1, 3).reshape(-1))
+        pixels = images[chosen] * SIDE**2 + np.arange(SIDE**2).reshape(SIDE, SIDE)
+        tokens.append(pixels.transpose(0, 2, 1, 3).ravel())
         answers.append(names[chosen].ravel())
-        top, left = rng.integers(0, GRID - across + 1, 2) * SIDE
-        rows, columns = (start + np.arange(across * SIDE) for start in (top, left))
-        places.append((rows[:, None] * GRID * SIDE + columns).ravel())
+        cells = rng.permutation(CELLS)[: across**2].reshape(across, across)
+        places.append(cells.repeat(SIDE, 0).repeat(SIDE, 1).ravel())
     last = SIDE * np.arange(1, across + 1) - 1
     at = (last[:, None] * across * SIDE + last).ravel()
     return batch(np.stack(tokens), np.stack(answers), np.tile(at, (sequences, 1)), np.stack(places))

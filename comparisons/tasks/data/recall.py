@@ -6,7 +6,7 @@ import numpy as np
 
 from comparisons.tasks.task import Batch, Source, batch
 
-KEYS, VALUES, FILLERS = 1_024, 256, 128  # of associative recall
+KEYS, VALUES, FILLERS = 512, 128, 128  # of associative recall
 
 
 def pairs_vocab(keys: int = KEYS, values: int = VALUES) -> int:
@@ -34,34 +34,37 @@ def pairs(length: int, sequences: int, rng: Source, keys: int = KEYS, values: in
     return batch(tokens, answers, at)
 
 
-NUMBERS = 100  # a number of a line, and a content, are two digits to this base
-WORDS = 6  # tokens beside digits: "line", ":", "REGISTER_CONTENT", "is", the line's end, and "line" of a question
-LINE_TOKENS, ASK_TOKENS = 9, 8
-ASKS = 24  # lines that are asked for at the end, at most
+NUMBERS = 100  # a number of a line is two digits to this base, its content one of as many words
+WORDS = 6  # tokens beside digits and contents: "line", ":", "REGISTER_CONTENT", "is", the line's end, "line" in a question
+LINE_TOKENS, ASK_TOKENS = 8, 6
+ASKS = 48  # lines that are asked for at the end, at most
+
+
+def lines_vocab(numbers: int = NUMBERS) -> int:
+    """Return how many tokens there are."""
+    return 2 * numbers + WORDS
 
 
 def lines(length: int, sequences: int, rng: Source, numbers: int = NUMBERS) -> Batch:
-    """Return lines "line 12 34: REGISTER_CONTENT is 56 78", some of which are asked for at the end.
+    """Return lines "line 12 34: REGISTER_CONTENT is word", some of which are asked for at the end.
 
-    Of LongEval (Li et al. 2023); numbers are two tokens of 0 to 99, a line has nine tokens. Answers follow each other
-    as a model writes them: the second digit of a content is asked for after the first.
+    After LongEval (Li et al. 2023); a number is two tokens, a line has eight.
     """
-    line, colon, register, is_, end, ask = range(numbers, numbers + WORDS)
-    asks = min(ASKS, max(1, length // 48))
+    line, colon, register, is_, end, ask = range(2 * numbers, lines_vocab(numbers))
+    asks = min(ASKS, max(1, length // 24))
     start = length - asks * ASK_TOKENS  # what does not make up a line before is ends
     count = min(start // LINE_TOKENS, numbers**2)
     tokens = np.full((sequences, length), end)
-    at = start + np.add.outer(np.arange(asks) * ASK_TOKENS, [ASK_TOKENS - 3, ASK_TOKENS - 2]).ravel()
-    answers = np.empty((sequences, 2 * asks), np.int64)
+    at, answers = start + np.arange(1, asks + 1) * ASK_TOKENS - 1, np.empty((sequences, asks), np.int64)
     for row in range(sequences):
         names = np.stack(np.divmod(rng.permutation(numbers**2)[:count], numbers), 1)
-        contents = rng.integers(0, numbers, (count, 2))
-        body = np.full((count, LINE_TOKENS), (line, 0, 0, colon, register, is_, 0, 0, end))
-        body[:, 1:3], body[:, 6:8] = names, contents
+        contents = rng.integers(0, numbers, count)
+        body = np.full((count, LINE_TOKENS), (line, 0, 0, colon, register, is_, 0, end))
+        body[:, 1:3], body[:, 6] = names, numbers + contents
         tokens[row, start - body.size : start] = body.ravel()
         chosen = rng.choice(count, asks, replace=False)
-        asked = np.full((asks, ASK_TOKENS), (ask, 0, 0, colon, register, is_, 0, 0))
-        asked[:, 1:3], asked[:, 6:8] = names[chosen], contents[chosen]
+        asked = np.full((asks, ASK_TOKENS), (ask, 0, 0, colon, register, is_))
+        asked[:, 1:3] = names[chosen]
         tokens[row, start:] = asked.ravel()
-        answers[row] = contents[chosen].ravel()
+        answers[row] = contents[chosen]
     return batch(tokens, answers, np.tile(at, (sequences, 1)))

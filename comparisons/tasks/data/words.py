@@ -18,14 +18,14 @@ def words_vocab(count: int = WORDS) -> int:
 def words(length: int, sequences: int, rng: Source, count: int = WORDS) -> Batch:
     """Return words of which three are frequent, in a known order; they are asked for in the second half.
 
-    After Hsieh et al. 2024 (RULER), frequent words extraction. The three make up 16, 12 and 9 % of the words, others
+    After Hsieh et al. 2024 (RULER), frequent words extraction. The three make up 30, 20 and 10 % of the words, others
     share the rest evenly. Answers have tokens of their own and do not count; each follows those before it.
     """
     asks = min(ASKS, length // 32)
     tokens = np.empty((sequences, length), np.int64)
     at, answers = np.empty((2, sequences, asks, BEST), np.int64)
-    shares = np.full(count, 0.63 / (count - BEST))
-    shares[:BEST] = 0.16, 0.12, 0.09
+    shares = np.full(count, 0.4 / (count - BEST))
+    shares[:BEST] = 0.3, 0.2, 0.1
     spacing = (length - length // 2) // asks
     for row in range(sequences):
         names = rng.permutation(count)
