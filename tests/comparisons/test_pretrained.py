@@ -16,8 +16,8 @@ from comparisons.tasks.pretrained.reading import Reading
 
 transformers = pytest.importorskip("transformers")
 
-N = 700
-OURS = contenders.ours(0.05, forced=True)
+N = 2_000
+OURS = Contender(RIVALS["dci"], {"near": 128, "exact_below": 0})  # causal heads as short as these are else exact
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def _inference():
 def llama():
     config = transformers.LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2 * N, pad_token_id=0,
+        num_key_value_heads=2, max_position_embeddings=2 * N, pad_token_id=0, initializer_range=0.2,
     )  # fmt: skip
     return transformers.LlamaForCausalLM(config).eval()
 
@@ -67,7 +67,7 @@ class TestReading:
 
     def test_another_attention_changes_what_it_says(self, reading):
         near, far = reading.row(OURS), reading.row(Contender(RIVALS["window"], {"window": 8}))
-        assert near["approximated"] == 1
+        assert near["approximated"] > 0
         assert 0 < near["divergence"] < far["divergence"]
         assert near["kept"] > far["kept"]
 
@@ -86,7 +86,7 @@ class TestPrompts:
 
     def test_what_is_asked_stands_in_the_text(self, kind):
         prompt = prompts.KINDS[kind](Letters(), self.LENGTH, 0)
-        text = bytes(prompt.tokens[0].tolist()).decode()
+        text = bytes(prompt.tokens[0].tolist()).decode("latin-1")
         assert prompt.tokens.shape == (1, self.LENGTH)
         assert len(prompt.answers) == prompts.QUESTIONS
         for answer in prompt.answers:
