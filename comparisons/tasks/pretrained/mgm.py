@@ -49,6 +49,7 @@ def genera() -> list[str]:
     return ["<pad>", "<mask>", "<bos>", "<eos>", *names]
 
 
+@torch.no_grad()
 def samples(model: Any, count: int, seed: int = 0) -> list[Tensor]:
     """Draw samples from the model, each from <bos> to <eos>, or to its last position."""
     generator = torch.Generator().manual_seed(seed)
