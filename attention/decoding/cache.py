@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UnsupportedError
+from ..errors import InvalidValueError, UnsupportedError
+from ..layer_options import LayerOptions
 from ..options import AttentionOptions
 from .key_value_index import KeyValueIndex
 from .layer_lookup import mark
@@ -92,8 +93,9 @@ class DCICache(Cache):
 
     Parameters
     ----------
-    options : AttentionOptions, optional
-        Those of the attention implementation if not given. There is no `top_k` here.
+    options : AttentionOptions or LayerOptions, optional
+        Those of the attention implementation if not given, also where these differ from layer to layer. There is no
+        `top_k` here.
     config : transformers.PreTrainedConfig, optional
         Of the model: layers of other kinds than full attention (sliding windows, state spaces) then have the same
         cache as in `transformers.DynamicCache`.
@@ -127,13 +129,22 @@ class DCICache(Cache):
     )
     """
 
-    def __init__(self, options: AttentionOptions | None = None, config: Any = None) -> None:
-        KeyValueIndex(options)  # raises if there is something wrong with them
-        if config is None:
+    def __init__(self, options: AttentionOptions | LayerOptions | None = None, config: Any = None) -> None:
+        own = options.by_index() if isinstance(options, LayerOptions) else None
+        if config is not None:
+            layers = DynamicCache(config=config).layers
+        elif own is not None:
+            layers = [DynamicLayer() for _ in range(max(own) + 1)]  # type: ignore[no-untyped-call]
+        else:
+            KeyValueIndex(options)  # type: ignore[arg-type] # raises if there is something wrong with them
             super().__init__(layer_class_to_replicate=partial(DCILayer, options))  # type: ignore[arg-type]
             return
-        layers = DynamicCache(config=config).layers
-        super().__init__(layers=[DCILayer(options) if type(layer) is DynamicLayer else layer for layer in layers])
+        places = [i for i, layer in enumerate(layers) if type(layer) is DynamicLayer]
+        if own is not None and not own.keys() >= set(places):
+            raise InvalidValueError(f"options: expected those of layers {places}, received those of {sorted(own)}")
+        for i in places:
+            layers[i] = DCILayer(options if own is None else own[i])  # type: ignore[arg-type]
+        super().__init__(layers=layers)
 
     def __repr__(self) -> str:
         lines = [f"    {i}: {layer}," for i, layer in enumerate(self.layers)]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from .._core import dispatch
 from .._core.validation import check_inputs, check_settings
 from ..decoding import layer_lookup
-from ..errors import InvalidTypeError, UnsupportedError
+from ..errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from ..functional import dci_attention
+from ..layer_options import LayerOptions
 from ..masks import MaskRule, Visible
 from ..options import AttentionOptions
 from .hf_masks import INSTEAD, padding_mask
@@ -29,7 +30,7 @@ _UNSUPPORTED = {
 }
 
 
-def register(name: str = "dci", options: AttentionOptions | None = None) -> None:
+def register(name: str = "dci", options: AttentionOptions | LayerOptions | None = None) -> None:
     """Make `dci_attention` an attention implementation of transformers.
 
     Registers an attention function and the mask function that belongs to it.  Again under the same
@@ -40,14 +41,18 @@ def register(name: str = "dci", options: AttentionOptions | None = None) -> None
     ----------
     name : str
         What ``attn_implementation`` and ``set_attn_implementation`` call it.
-    options : AttentionOptions, optional
+    options : AttentionOptions or LayerOptions, optional
+        For all layers, or for each its own, as `calibrate` returns them, by the layers' ``layer_idx``: for one model
+        with one kind of attention layers.
 
     Raises
     ------
     ImportError
         If transformers (5.7 or later) is not installed.
     InvalidTypeError
-        If `name` is not a string or `options` are not AttentionOptions.
+        If `name` is not a string or `options` are not of these.
+    InvalidValueError
+        If layers share a ``layer_idx`` or have none, or, when the model is called, if a layer has no options.
 
     Notes
     -----
@@ -71,17 +76,42 @@ def register(name: str = "dci", options: AttentionOptions | None = None) -> None
     """
     if not isinstance(name, str):
         raise InvalidTypeError(f"name: expected a str, received {type(name).__name__}")
-    if not isinstance(options, AttentionOptions | None):
-        raise InvalidTypeError(f"options: expected AttentionOptions or None, received {type(options).__name__}")
+    if not isinstance(options, AttentionOptions | LayerOptions | None):
+        raise InvalidTypeError(
+            f"options: expected AttentionOptions, LayerOptions or None, received {type(options).__name__}"
+        )
+    options_of = _options_of(options)
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
     except ImportError as error:
         raise ImportError("register needs transformers 5.7 or later: pip install 'transformers>=5.7'") from error
-    AttentionInterface.register(name, _attention_function(options))
+    AttentionInterface.register(name, _attention_function(options_of))
     AttentionMaskInterface.register(name, padding_mask)
 
 
-def _attention_function(options: AttentionOptions | None) -> Callable[..., tuple[Tensor, None]]:
+def _options_of(
+    options: AttentionOptions | LayerOptions | None,
+) -> Callable[[nn.Module], AttentionOptions | None]:
+    """Return what tells the options of a layer."""
+    if not isinstance(options, LayerOptions):
+        return lambda module: options
+    by_index = options.by_index()
+
+    def find(module: nn.Module) -> AttentionOptions:
+        index = getattr(module, "layer_idx", None)
+        if index not in by_index:
+            raise InvalidValueError(
+                f"options: expected those of {type(module).__name__} with layer_idx {index}, received those of "
+                f"{sorted(by_index)}"
+            )
+        return by_index[index]
+
+    return find
+
+
+def _attention_function(
+    options_of: Callable[[nn.Module], AttentionOptions | None],
+) -> Callable[..., tuple[Tensor, None]]:
     def attention(
         module: nn.Module,
         query: Tensor,
@@ -95,6 +125,7 @@ def _attention_function(options: AttentionOptions | None) -> Callable[..., tuple
     ) -> tuple[Tensor, None]:
         """Attention of (batch, heads, length, dim) tensors; returns (batch, length, heads, dim) and no weights."""
         _refuse(module, kwargs)
+        options = options_of(module)
         check_settings(dropout, scaling, options)
         rule = MaskRule(getattr(module, "is_causal", True) if is_causal is None else is_causal)
         if attention_mask is not None and attention_mask.dim() == 4:  # given by the user: it says everything

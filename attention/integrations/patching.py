@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 from torch.overrides import BaseTorchFunctionMode, TorchFunctionMode
 
-from ..errors import InvalidValueError
+from ..errors import InvalidTypeError, InvalidValueError
+from ..layer_options import LayerOptions
 from ..modules import DCIAttention
 from ..options import AttentionOptions
 from .layers import Layers, attention_layers, choose
@@ -52,7 +53,7 @@ def use(options: AttentionOptions | None = None) -> Iterator[Usage]:
     Raises
     ------
     InvalidTypeError
-        If `options` are not AttentionOptions.
+        If `options` are not AttentionOptions. (`LayerOptions` are for `accelerate`, which knows the layers.)
 
     Notes
     -----
@@ -78,7 +79,9 @@ def use(options: AttentionOptions | None = None) -> Iterator[Usage]:
         yield Usage(record)
 
 
-def accelerate(model: nn.Module, options: AttentionOptions | None = None, layers: Layers = None) -> "Acceleration":
+def accelerate(
+    model: nn.Module, options: AttentionOptions | LayerOptions | None = None, layers: Layers = None
+) -> "Acceleration":
     """Answer the attention of a model's layers with `dci_attention`, until restored.
 
     Attention layers are `nn.MultiheadAttention` (those in `nn.TransformerEncoderLayer` too), modules
@@ -89,10 +92,11 @@ def accelerate(model: nn.Module, options: AttentionOptions | None = None, layers
     ----------
     model : nn.Module
         Changed in place: the chosen layers' ``forward`` is wrapped; parameters and state dict stay.
-    options : AttentionOptions, optional
+    options : AttentionOptions or LayerOptions, optional
+        For all layers, or for each its own, as `calibrate` returns them.
     layers : int, str or list of them, optional
         Index among the attention layers (negative from the end) or pattern of qualified names, as
-        in "encoder.*.self_attn".  None is all.
+        in "encoder.*.self_attn".  None is all, or with `LayerOptions` those that have options and are not left exact.
 
     Returns
     -------
@@ -102,16 +106,16 @@ def accelerate(model: nn.Module, options: AttentionOptions | None = None, layers
     Raises
     ------
     InvalidValueError
-        If the model has no attention layers, or none of those asked for, or one is accelerated already.
+        If the model has no attention layers, or none of those asked for or named by `LayerOptions`, or one is
+        accelerated already.
     InvalidTypeError
         If `options` or `layers` are of the wrong type.
 
     Notes
     -----
     A copy (``copy.deepcopy``, pickle) of an accelerated model is accelerated and cannot be restored:
-    restore first.  Layers can have different options: accelerate some of them at a time.  Models may be called from
-    several threads.  Inside `torch.compile` calls are not counted, and torch's encoders keep their fast path, which
-    is exact.
+    restore first.  Models may be called from several threads.  Inside `torch.compile` calls are not counted, and
+    torch's encoders keep their fast path, which is exact.
 
     Examples
     --------
@@ -131,8 +135,8 @@ def accelerate(model: nn.Module, options: AttentionOptions | None = None, layers
 class Acceleration:
     """What `accelerate` returns: it knows the layers and can give them back."""
 
-    def __init__(self, model: nn.Module, options: AttentionOptions | None, layers: Layers) -> None:
-        chosen = choose(model, layers)
+    def __init__(self, model: nn.Module, options: AttentionOptions | LayerOptions | None, layers: Layers) -> None:
+        chosen, of = _with_options(model, options, layers)
         taken = [name for name, module in chosen.items() if isinstance(module.forward, _Forward)]
         if taken:
             raise InvalidValueError(f"layers: expected some not accelerated yet, received {taken}: restore them first")
@@ -143,7 +147,7 @@ class Acceleration:
         for name, module in chosen.items():
             if not isinstance(module, DCIAttention):
                 self._records[name] = Record()
-                self._modes[name] = AttentionMode(options, self._records[name])
+                self._modes[name] = AttentionMode(of[name], self._records[name])
                 self._wrapped.append(_Forward(module, self._modes[name]))
         # Torch's encoders bypass the attention module inside them unless a mode is active around them already.
         for module in model.modules():
@@ -177,6 +181,25 @@ class Acceleration:
         elif not calls.taken:
             why_not = str(calls) if calls.left else _why_silent(module)
         return LayerReport(name, calls, why_not)
+
+
+def _with_options(
+    model: nn.Module, options: AttentionOptions | LayerOptions | None, layers: Layers
+) -> tuple[dict[str, nn.Module], dict[str, AttentionOptions | None]]:
+    """Choose layers, and say which options each has."""
+    if not isinstance(options, LayerOptions):
+        chosen = choose(model, layers)
+        return chosen, dict.fromkeys(chosen, options)
+    if layers is not None:
+        raise InvalidTypeError(f"layers: expected None with LayerOptions, which name them, received {layers!r}")
+    found = choose(model, None)
+    missing = [name for name in options.options if name not in found]
+    if missing:
+        raise InvalidValueError(f"options: expected names of attention layers, {list(found)}, received {missing}")
+    of: dict[str, AttentionOptions | None] = {
+        name: own for name, own in options.options.items() if own != LayerOptions.EXACT
+    }
+    return {name: module for name, module in found.items() if name in of}, of
 
 
 def _why_silent(module: nn.Module) -> str:

@@ -2,7 +2,8 @@
 
 A rival is constructed with its settings, `fit` builds what depends on the keys, `attend` answers; both are timed. All
 of them take tensors of shape (heads, length, width), float32, and use the threads that PyTorch and faiss were given.
-Queries that are a sample of a sequence may be asked where `sampled` says so; the others need the whole sequence.
+Queries that are a sample of a sequence may be asked where `sampled` says so and nothing is causal; the others need the
+whole sequence.
 Grids ascend in effort.
 """
 
@@ -101,7 +102,7 @@ class Textbook(Attention):
 class ExactTopK(Attention):
     """Softmax over the k keys that really weigh most: the ceiling of every method that keeps k keys."""
 
-    key, name = "exact-topk", "exact top-k"
+    key, name, causal_too = "exact-topk", "exact top-k", True
 
     @classmethod
     def grid(cls, length: int, width: int) -> list[Arguments]:
@@ -112,7 +113,14 @@ class ExactTopK(Attention):
         return torch.stack([_over(q, k, v, self._best(q, k), self.scale) for q, k, v in heads])
 
     def _best(self, query: Tensor, key: Tensor) -> Tensor:
-        parts = [(rows @ key.T).topk(self.settings["k"], sorted=False).indices for rows in query.split(ROWS)]
+        parts, at = [], torch.arange(len(key))
+        for start in range(0, len(query), ROWS):
+            rows = slice(start, start + ROWS)
+            scores = query[rows] @ key.T
+            if self.causal:
+                scores.masked_fill_(at > at[rows, None], -math.inf)
+            found = scores.topk(min(self.settings["k"], len(key)), sorted=False)
+            parts.append(found.indices.masked_fill_(found.values == -math.inf, -1))
         return torch.cat(parts)
 
     def touched(self) -> list[float]:
@@ -166,7 +174,7 @@ class DCIAttention(Attention):
 class RankedTopK(DCIAttention):
     """Softmax over the k keys that this project's index finds, with directions made for the queries."""
 
-    key, name, causal_too, sampled = "dci-topk", "dci top-k", False, True
+    key, name, causal_too, sampled = "dci-topk", "dci top-k", True, True
     embedding: ClassVar[str] = "query"
 
     @classmethod
@@ -269,14 +277,14 @@ class FaissLSH(Faiss):
 class Reformer(Attention):
     """Buckets of random rotations for queries and keys alike, sorted; a chunk attends to three (Kitaev et al. 2020)."""
 
-    key, name, sampled = "reformer", "Reformer buckets", False
+    key, name, causal_too, sampled = "reformer", "Reformer buckets", True, False
 
     @classmethod
     def grid(cls, length: int, width: int) -> list[Arguments]:
         return [{"chunk": chunk, "rounds": rounds} for chunk, rounds in ((64, 2), (128, 4), (256, 8))]
 
     def attend(self, query: Tensor) -> Tensor:
-        chunk, (n_heads, length, width) = min(self.settings["chunk"], query.shape[1]), query.shape
+        chunk, (_, length, width) = min(self.settings["chunk"], query.shape[1]), query.shape
         n = length // chunk * chunk  # what is left over joins in through padding
         n += chunk * (n < length)
         outs, logs = [], []
@@ -285,13 +293,15 @@ class Reformer(Attention):
             q_order, k_order = (_bucket(x, rotation).argsort(dim=-1, stable=True) for x in (query, self.k))
             q = F.pad(_take(query, q_order), (0, 0, 0, n - length)).unflatten(1, (-1, chunk))
             k, v = (F.pad(_take(x, k_order), (0, 0, 0, n - length)).unflatten(1, (-1, chunk)) for x in (self.k, self.v))
-            hidden = (torch.arange(n) >= length).unflatten(0, (-1, chunk)).expand(n_heads, -1, -1)
-            k, v, hidden = (torch.cat([x.roll(1, 1), x, x.roll(-1, 1)], 2) for x in (k, v, hidden))
-            scores = (q @ k.mT * self.scale).masked_fill(hidden[:, :, None], -math.inf)
+            # Where keys stand; what fills the last chunk up stands behind all queries.
+            q_at, k_at = (F.pad(x, (0, n - length), value=n).unflatten(1, (-1, chunk)) for x in (q_order, k_order))
+            k, v, k_at = (torch.cat([x.roll(1, 1), x, x.roll(-1, 1)], 2) for x in (k, v, k_at))
+            hidden = k_at[:, :, None] > (q_at[..., None] if self.causal else length)
+            scores = (q @ k.mT * self.scale).masked_fill(hidden, -math.inf)
             back = q_order.argsort(-1)
             logs.append(scores.logsumexp(-1).flatten(1)[:, :length].gather(1, back))
-            outs.append(_take((scores.softmax(-1) @ v).flatten(1, 2)[:, :length], back))
-        weights = torch.stack(logs).softmax(0)[..., None]
+            outs.append(_take((scores.softmax(-1).nan_to_num_(0.0) @ v).flatten(1, 2)[:, :length], back))
+        weights = torch.stack(logs).softmax(0).nan_to_num_(0.0)[..., None]  # a causal query may meet no earlier key
         return (weights * torch.stack(outs)).sum(0)
 
     def touched(self) -> list[float]:
@@ -335,7 +345,7 @@ class Nystrom(Attention):
 class Performer(Attention):
     """Positive orthogonal random features of the softmax kernel, FAVOR+ (Choromanski et al. 2021)."""
 
-    key, name, sampled = "performer", "Performer", False
+    key, name, causal_too, sampled = "performer", "Performer", True, False
 
     @classmethod
     def grid(cls, length: int, width: int) -> list[Arguments]:
@@ -351,7 +361,19 @@ class Performer(Attention):
         q, k = (x @ directions.T - x.square().sum(-1, keepdim=True) / 2 for x in (q, k))
         q = (q - q.amax(-1, keepdim=True)).exp()  # a factor of each query cancels, and one of all keys
         k = (k - k.amax((-2, -1), keepdim=True)).exp()
-        return q @ (k.mT @ self.v) / (q @ k.sum(1)[..., None]).clamp_min(1e-30)
+        v = F.pad(self.v, (0, 1), value=1.0)  # the last column sums the weights
+        if not self.causal:
+            out = q @ (k.mT @ v)
+        else:
+            out, earlier = (
+                query.new_empty((*query.shape[:2], v.shape[-1])),
+                query.new_zeros((len(k), count, v.shape[-1])),
+            )
+            for start in range(0, query.shape[1], ROWS):
+                rows = slice(start, start + ROWS)
+                out[:, rows] = q[:, rows] @ earlier + (q[:, rows] @ k[:, rows].mT).tril_() @ v[:, rows]
+                earlier += k[:, rows].mT @ v[:, rows]
+        return out[..., :-1] / out[..., -1:].clamp_min(1e-30)
 
     def touched(self) -> list[float]:
         return [float(self.settings["features"])] * len(self.k)

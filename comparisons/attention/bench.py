@@ -42,8 +42,8 @@ class Contender:
         return self.label or self.rival.name
 
 
-class AttentionBench:
-    """Some heads of one length.
+class Bench:
+    """Steps of a run on one data set at one length.
 
     Parameters
     ----------
@@ -52,31 +52,14 @@ class AttentionBench:
     suite : str
         Of the rows.
     name : str
-        The heads' name, with ``-causal`` or without.
+        The data's.
     length : int
-    layer, count : int, optional
-        All heads of a layer of the encoder; only the first heads.
+    layer : int, optional
+        Of a model.
     """
 
-    def __init__(
-        self, run: Run, suite: str, name: str, length: int, layer: int | None = None, count: int | None = None
-    ) -> None:
-        self.run, self.suite, self.name, self.length, self.layer, self.count = run, suite, name, length, layer, count
-        self.causal = split(name)[1]
-
-    def compare(self, contenders: Sequence[Contender], repeats: int, sample: int | None = None) -> list[Row]:
-        """Measure contenders in turn, each round starting with another one.
-
-        Parameters
-        ----------
-        contenders : sequence of Contender
-        repeats : int
-        sample : int, optional
-            Ask with so many queries only, spread over the sequence; for rivals that allow it.
-        """
-        fitting = [c for c in contenders if (c.rival.causal_too or not self.causal) and (c.rival.sampled or not sample)]
-        key = f"{[(c.method, c.settings) for c in fitting]}"
-        return self.step(key, lambda: self._compare(fitting, repeats, sample))
+    def __init__(self, run: Run, suite: str, name: str, length: int, layer: int | None = None) -> None:
+        self.run, self.suite, self.name, self.length, self.layer = run, suite, name, length, layer
 
     def step(self, key: str, make: Callable[[], list[Row]]) -> list[Row]:
         """Return the rows that the run keeps under a key, or make them; what all have in common is added."""
@@ -88,16 +71,6 @@ class AttentionBench:
                 return [self._context() | row for row in make()]
 
         return self.run.step(f"{self.suite} | {where} | {key}", rows)
-
-    def heads(self) -> Heads:
-        """Return the heads."""
-        return load(self.name, self.length, self.layer).some(self.count or 1_000)
-
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, (heads, length, width) each."""
-        heads = self.heads()
-        query, key, value = (torch.from_numpy(part) for part in (heads.query, heads.key, heads.value))
-        return query, key, value
 
     @contextmanager
     def limits(self) -> Iterator[None]:
@@ -113,6 +86,49 @@ class AttentionBench:
     def _context(self) -> Row:
         context = {"suite": self.suite, "data": self.name, "length": self.length, "threads": self.run.threads}
         return context | ({} if self.layer is None else {"layer": self.layer})
+
+
+class AttentionBench(Bench):
+    """Some heads of one length.
+
+    Parameters
+    ----------
+    run, suite, name, length
+        Those of `Bench`; the name of heads may end with ``-causal``.
+    layer, count : int, optional
+        All heads of a layer of the encoder; only the first heads.
+    """
+
+    def __init__(
+        self, run: Run, suite: str, name: str, length: int, layer: int | None = None, count: int | None = None
+    ) -> None:
+        super().__init__(run, suite, name, length, layer)
+        self.count, self.causal = count, split(name)[1]
+
+    def compare(self, contenders: Sequence[Contender], repeats: int, sample: int | None = None) -> list[Row]:
+        """Measure contenders in turn, each round starting with another one.
+
+        Parameters
+        ----------
+        contenders : sequence of Contender
+        repeats : int
+        sample : int, optional
+            Ask with so many queries only, spread over the sequence; for rivals that allow it, and not for causal heads.
+        """
+        sample = None if self.causal else sample
+        fitting = [c for c in contenders if (c.rival.causal_too or not self.causal) and (c.rival.sampled or not sample)]
+        key = f"{[(c.method, c.settings) for c in fitting]}"
+        return self.step(key, lambda: self._compare(fitting, repeats, sample))
+
+    def heads(self) -> Heads:
+        """Return the heads."""
+        return load(self.name, self.length, self.layer).some(self.count or 1_000)
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, (heads, length, width) each."""
+        heads = self.heads()
+        query, key, value = (torch.from_numpy(part) for part in (heads.query, heads.key, heads.value))
+        return query, key, value
 
     def _compare(self, contenders: Sequence[Contender], repeats: int, sample: int | None) -> list[Row]:
         query, key, value = self.tensors()

@@ -19,6 +19,8 @@ from comparisons.knn import beside, out_of_core, sharded
 from comparisons.knn.adapters import DCI, RIVALS, Adapter
 from comparisons.knn.bench import Bench, Measurement, Setting, front
 from comparisons.knn.dynamic import Changing
+from comparisons.tasks import suites as task_suites
+from comparisons.tasks.pretrained import suites as pretrained_suites
 
 K = 10
 RECALLS = {"manifold": 0.95}  # wanted where nothing else is said
@@ -280,6 +282,8 @@ SUITES = {
         SHARDED,
         BESIDE,
         *attention_suites.SUITES,
+        *task_suites.SUITES,
+        *pretrained_suites.SUITES,
     )
 }
 

@@ -16,7 +16,8 @@ from comparisons.attention.suites import TOLERANCES
 from comparisons.harness.question import Options
 from comparisons.harness.results import Row, select
 from comparisons.knn.bench import Measurement, cheapest
-from comparisons.knn.suites import PAIR, RECALL, wanted_recall
+from comparisons.knn.suites import PAIR, RECALL, SUITES, wanted_recall
+from comparisons.report import bars_tasks
 
 MARGIN = 0.01  # recall is calibrated on a sample and measured on other queries
 FEW = 1_000  # queries, below which chance moves the recall by more than that
@@ -407,6 +408,10 @@ def _attention_ranking(data: str, rows: Sequence[Row]) -> Iterator[Bar]:
             yield Bar("attention_ranking", data, f"{asked}at least {floor:g}", reached, middle >= floor)
 
 
+def _task(suite: str) -> Callable[[str, Sequence[Row]], Iterator[Bar]]:
+    return lambda data, rows: (Bar(suite, data, *judged) for judged in bars_tasks.judge(rows))
+
+
 def _recall_bar(suite: str, data: str, wanted: float, reached: float, queries: int) -> Bar:
     margin = _margin(queries)
     holds = reached >= wanted - margin
@@ -433,4 +438,5 @@ JUDGES: dict[str, Callable[[str, Sequence[Row]], Iterator[Bar]]] = {
     "attention_decoding": _attention_decoding,
     "attention_ranking": _attention_ranking,
     "attention_truth": _attention_truth,
+    **{name: _task(name) for name in SUITES if name.startswith("task_")},
 }

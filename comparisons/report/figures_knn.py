@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from comparisons.harness.results import Row, select
 from comparisons.knn.bench import Measurement
-from comparisons.report import figures_attention
+from comparisons.report import figures_attention, figures_tasks
 from comparisons.report.plots import (
     KNOWN,
     OURS,
@@ -303,4 +303,5 @@ FIGURES = [
         sensitivity,
     ),
     *figures_attention.FIGURES,
+    *figures_tasks.FIGURES,
 ]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from comparisons.harness.results import Row, busy, select
 from comparisons.knn.bench import Measurement, cheapest
-from comparisons.report import bars
+from comparisons.report import bars, tables_tasks
 
 Table = list[list[str]]  # the first row is the header
 CLOSE = 1.1  # two times within this factor are the same
@@ -302,6 +302,8 @@ def of_suite(rows: Sequence[Row], suite: str) -> Table:
         return truth(rows, suite)
     if suite.startswith("attention"):
         return methods(rows, suite)
+    if suite.startswith("task"):
+        return tables_tasks.of_suite(rows, suite)
     return plainly(rows, suite)
 
 

@@ -16,8 +16,9 @@ from fakes import row
 
 from comparisons.__main__ import main
 from comparisons.harness.results import Run
-from comparisons.report import figures_attention, figures_knn, plots
+from comparisons.report import bars, figures_attention, figures_knn, page_tasks, plots
 from comparisons.report import page as report_page
+from comparisons.tasks.__main__ import main as tasks_main
 
 RIVALS = ("dci", "faiss flat", "faiss IVF", "faiss LSH", "faiss HNSW")
 
@@ -44,7 +45,7 @@ def everything():
     for operation in ("fit", "first add"):
         one = {"suite": "dynamic", "data": "glove", "n": 1_000, "queries": 10_000, "rival": "dci", "seconds": [0.1]}
         rows.append(one | {"operation": operation, "points": 1_000, "beside": "fit"})
-    return rows + of_attention()
+    return rows + of_attention() + of_tasks()
 
 
 def of_attention():
@@ -68,6 +69,30 @@ def of_attention():
         one |= {"options": {"tolerance": tolerance}, "heads": 2, "keys": 0.1, "estimated": [0.7 * tolerance]}
         one |= {"errors": [0.8 * tolerance], "bounds": [0.9 * tolerance], "row_errors": [0.01, 0.1, 0.5]}
         rows.append(one | layer)
+    return rows
+
+
+def of_tasks():
+    rows = []
+    settings = [("torch exact", {}), ("textbook", {}), ("Nyström", {"landmarks": 64}), ("exact top-k", {"k": 8})]
+    settings += [(f"dci_attention {tolerance:g}", {"tolerance": tolerance}) for tolerance in (0.05, 0.1, 0.2)]
+    for at, (method, options) in enumerate(settings):
+        for length in (4_096, 16_384):
+            kept = {"k": 0.5, "landmarks": 0.7}.get(next(iter(options), ""), 1.0)
+            one = {"suite": "task_mqar", "data": "mqar", "length": length, "method": method, "options": options}
+            one |= {
+                "seconds": [2.0 + at],
+                "attention_seconds": 1.0 + at,
+                "touched": 0.1 * (1 + at),
+                "approximated": 0.5,
+            }
+            one |= {"forced": False, "causal": True, "worst": 0.04, "peak_bytes": 1_000_000, "reasons": {}}
+            one |= {"metric": "values recalled", "accuracy": 0.8 * kept, "exact_accuracy": 0.8, "kept": kept}
+            rows += [one, one | {"suite": "task_lm", "data": "lm", "perplexity": 4.0, "growth": 0.001}]
+    for method, options in (("torch exact", {}), ("DCICache 0.05", {"tolerance": 0.05})):
+        one = {"suite": "task_lm", "data": "lm-decoding", "length": 8_192, "method": method, "options": options}
+        one |= {"metric": "same next token, decoded", "accuracy": 0.99, "kept": 0.99, "items": 20, "diverged": [10, 3]}
+        rows.append(one | {"first_seconds": 1.0, "token_seconds": 0.01, "seconds": [2.0], "forced": False})
     return rows
 
 
@@ -199,3 +224,43 @@ def test_a_browser_shows_every_figure(page, tmp_path):
     image = pytest.importorskip("PIL.Image").open(picture).convert("L")
     assert image.size == (1200, 900)
     assert 0.003 < np.mean(np.asarray(image) < 128) < 0.5  # text on a white page
+
+
+def test_the_page_of_tasks_is_written_between_its_marks(tmp_path):
+    readme, results = tmp_path / "README.md", tmp_path / "run.json"
+    readme.write_text(f"before\n{page_tasks.BEGIN}\nold\n{page_tasks.END}\nafter\n")
+    run = Run(results)
+    run.content["steps"]["all"] = of_tasks()
+    run.finish()
+    for _ in range(2):  # again is the same
+        assert tasks_main(["page", str(results), "--readme", str(readme)]) == 0
+        text = readme.read_text()
+        assert text.startswith(f"before\n{page_tasks.BEGIN}\n\n2 threads")
+        assert text.endswith(f"\n\n{page_tasks.END}\nafter\n")
+        assert "old" not in text
+    for name in ("tasks-tolerance", "tasks-time", "tasks-keys", "tasks-length"):
+        assert f"images/{name}.png" in text
+        assert (tmp_path / "images" / f"{name}.png").stat().st_size > 1_000
+    assert "| exact top-k" in text
+    assert "none, 4" in text  # where continuations differ
+    assert "Asked, and not reached" in text
+
+
+def test_a_page_of_tasks_without_marks_is_one_line_and_code_2(tmp_path, capsys):
+    readme, results = tmp_path / "README.md", tmp_path / "run.json"
+    readme.write_text("nothing")
+    run = Run(results)
+    run.content["steps"]["all"] = of_tasks()
+    run.finish()
+    assert tasks_main(["page", str(results), "--readme", str(readme)]) == 2
+    assert "expected the lines" in capsys.readouterr().err
+    assert readme.read_text() == "nothing"
+
+
+def test_bars_of_tasks():
+    rows = of_tasks()
+    assert all(bar.holds for bar in bars.bars(rows) if not bar.timed)
+    worse = [row | {"kept": 0.9, "growth": 0.1} for row in rows]
+    missed = [bar for bar in bars.bars(worse) if not bar.timed]
+    assert missed
+    assert not any(bar.holds for bar in missed)

@@ -1,0 +1,197 @@
+"""The tasks, tiny: models trained within seconds keep their accuracy when attention is swapped."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from comparisons.attention.adapters import RIVALS
+from comparisons.attention.bench import Contender
+from comparisons.tasks import blame, contenders, generation, suites, training
+from comparisons.tasks.data import listops, pixels, recall, words
+from comparisons.tasks.evaluation import Evaluation
+from comparisons.tasks.models import Transformer
+from comparisons.tasks.registry import TASKS, TINY
+from comparisons.tasks.task import Source
+
+LEARNED = {  # at least: what guessing does not reach
+    "mqar": 0.3, "digits": 0.6, "text": 0.7, "lm": 0.2, "lines": 0.2, "words": 0.5, "variables": 0.2, "listops": 0.2,
+}  # fmt: skip
+FORCED = Contender(RIVALS["dci"], {"near": 128, "exact_below": 0})  # causal heads as short as these are else exact
+
+
+@pytest.fixture(scope="module")
+def evaluations():
+    """Each task's evaluation, its model trained when it is first asked for."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            made[name] = Evaluation(TINY[name], training.fit(TINY[name]), TINY[name].at, 1)
+        return made[name]
+
+    return of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_a_trained_model_keeps_its_accuracy(evaluations, name):
+    evaluation = evaluations(name)
+    with torch.no_grad():
+        assert evaluation.row(contenders.EXACT)["accuracy"] >= LEARNED[name]
+        for contender in (contenders.ours(0.05, forced=True), FORCED):
+            row = evaluation.row(contender)
+            assert row["kept"] >= 0.97
+            assert row.get("growth", 0.0) <= 0.01
+        assert row["approximated"] > 0.5
+
+
+@pytest.mark.slow
+def test_the_far_field_finds_frequent_words_and_top_k_does_not(evaluations):
+    with torch.no_grad():
+        ours, topk = (
+            evaluations("words").row(contender) for contender in (FORCED, Contender(RIVALS["exact-topk"], {"k": 128}))
+        )
+    assert topk["kept"] < 0.8 < ours["kept"]
+
+
+def test_blame_names_every_head_and_what_it_loses():
+    task = replace(TINY["mqar"], sequences=2)
+    torch.manual_seed(0)
+    evaluation = Evaluation(task, Transformer(task.config).eval(), 256, 1)
+    head, *lines, everything = blame.table(evaluation, Contender(RIVALS["window"], {"window": 16}))
+    assert [line[:2] for line in lines] == [[str(layer), str(head)] for layer in range(2) for head in range(2)]
+    assert all(len(line) == len(head) for line in (*lines, everything))
+    assert all(0 < float(line[3]) < float(line[6]) for line in lines)
+    assert everything[0] == "all"
+
+
+def test_a_language_model_is_one_of_transformers_too():
+    pytest.importorskip("transformers")
+    task = TINY["lm"]
+    torch.manual_seed(0)
+    model = Transformer(task.config).eval()
+    tokens = task.held_out(100, 0).tokens
+    with torch.no_grad():
+        llama = generation.as_llama(model)
+        torch.testing.assert_close(llama(tokens).logits, model(tokens, torch.arange(100)[None]), rtol=1e-4, atol=1e-5)
+        exact, ours = generation.compare(model, replace(task, sequences=1), 300, 12, (0.05,))
+    assert exact["diverged"] == [12, 12]
+    assert ours["method"] == "DCICache 0.05"
+    assert ours["accuracy"] >= 0.9
+    assert ours["token_seconds"] > 0
+
+
+# ------------------------------------------------------------------------------------------------------- data
+
+
+def source(held_out=True, seed=0):
+    return Source(held_out, seed)
+
+
+def asked(batch):
+    """Give the tokens before and at each place that is asked about, with the answers, of the first sequence."""
+    tokens, at, answers = (x[0].numpy() for x in (batch.tokens, batch.at, batch.answers))
+    return tokens, at, answers
+
+
+def test_pairs_are_told_once_and_asked_for_once():
+    tokens, at, answers = asked(recall.pairs(256, 2, source(), keys=32, values=16))
+    assert len(at) == 32
+    for place, answer in zip(at, answers, strict=True):
+        first, second = np.flatnonzero(tokens == tokens[place])
+        assert second == place >= 128 > first
+        assert tokens[first + 1] == 32 + answer
+
+
+def test_lines_have_the_contents_that_are_asked_for():
+    tokens, at, answers = asked(recall.lines(512, 2, source()))
+    lines = {}
+    for start in np.flatnonzero(tokens == 2 * recall.NUMBERS):
+        lines[tuple(tokens[start + 1 : start + 3])] = tokens[start + 6] - recall.NUMBERS
+    assert len(lines) == 48
+    assert len(at) == 21
+    for place, answer in zip(at, answers, strict=True):
+        assert lines[tuple(tokens[place - 4 : place - 2])] == answer
+
+
+def test_the_asked_words_are_the_most_frequent():
+    tokens, at, answers = asked(words.words(4_096, 2, source()))
+    counts = np.bincount(tokens[tokens < words.WORDS], minlength=words.WORDS)
+    best = np.argsort(-counts)[: words.BEST]
+    assert (answers.reshape(-1, words.BEST) == best).all()
+    for start in at[:: words.BEST]:
+        assert tokens[start] == words.words_vocab() - 1
+        assert (tokens[start + 1 : start + words.BEST] == words.WORDS + best[:-1]).all()
+
+
+def test_variables_have_the_values_that_a_reader_finds():
+    batch = words.variables(1_024, 2, source())
+    tokens, at, answers = asked(batch)
+    mask, values, becomes = batch.asked[0].numpy(), {}, words.variables_vocab() - 2
+    for place in np.flatnonzero(tokens == becomes):
+        source_ = tokens[place + 1]
+        values[tokens[place - 1]] = values[source_] if source_ < words.NAMES else source_ - words.NAMES
+    assert mask.sum() == 64
+    assert (tokens[at[mask] - 1] == becomes + 1).all()
+    assert [values[name] for name in tokens[at[mask]]] == answers[mask].tolist()
+
+
+def test_digits_stand_in_their_cells():
+    batch = pixels.digits(1_024, 2, source())
+    assert batch.tokens.shape == (2, 1_024)
+    assert batch.answers.shape == (2, 16)
+    tokens, places, at = (x[1].numpy() for x in (batch.tokens, batch.places, batch.at))
+    assert len(set(places)) == 16
+    assert (tokens[at] % 64 == 63).all()
+    # The same digits, cut out of the image, are among those that evaluation has.
+    images, names = pixels._digits(True)
+    cut = (tokens // 64).reshape(4, 8, 4, 8).transpose(0, 2, 1, 3).reshape(16, 8, 8)
+    for image, name in zip(cut, batch.answers[1].numpy(), strict=True):
+        assert name in names[(images == image).all((1, 2))]
+
+
+def evaluated(tokens):
+    """Compute a ListOps expression by a stack."""
+    stack = [[]]
+    for token in tokens:
+        if token == listops.END:
+            operator, *values = stack.pop()
+            stack[-1].append(listops.OPERATORS[operator - listops.DIGITS](values))
+        elif token < listops.DIGITS:
+            stack[-1].append(int(token))
+        elif token < listops.END:
+            stack.append([int(token)])
+    (value,) = stack[0]
+    return value
+
+
+def test_expressions_have_their_values_and_lengths():
+    batch = listops.listops(400, 20, source())
+    for tokens, answer in zip(batch.tokens.numpy(), batch.answers.numpy(), strict=True):
+        assert 100 <= (tokens != listops.PAD).sum() <= 400
+        assert evaluated(tokens) == answer[0]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_data_come_from_a_seed_and_are_not_those_of_training(name):
+    task = TINY[name]
+    one, again, other, trained = (
+        task.held_out(task.at, 0), task.held_out(task.at, 0), task.held_out(task.at, 1), task.training(0, 0)
+    )  # fmt: skip
+    assert torch.equal(one.tokens, again.tokens)
+    assert torch.equal(one.answers, again.answers)
+    assert not torch.equal(one.tokens, other.tokens)
+    few = task.stages[0].length
+    assert not torch.equal(task.held_out(few, 0).tokens[0], trained.tokens[0])
+    for batch in (one, trained):
+        assert batch.tokens.max() < task.config.vocab
+        assert batch.answers.max() < task.config.outputs
+
+
+def test_every_task_has_a_suite_and_a_tiny_one():
+    assert tuple(TASKS) == tuple(TINY) == suites.NAMES
+    assert [suite.name for suite in suites.SUITES] == [f"task_{name}" for name in TASKS]
+    for task in TASKS.values():
+        assert task.at in task.lengths
