@@ -25,6 +25,9 @@ from .planning import HeadPlan
 ALL_NEAR = -1.0  # a threshold that every cell is above
 # To measure these anew: python -m comparisons run --suite attention_layers
 _CHUNK = 1024  # queries that a thread takes at once
+_FEWER = 256  # outlier queries: with all keys, what is between two looks at Ctrl-C
+_ALONE = 0.25  # times the threshold, for outlier queries: each of these may attend mostly to some key of its own
+REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
 _SEGMENT = 768  # keys that causal attention takes exactly, at most
 
 
@@ -161,15 +164,37 @@ class Head:
         local = None if self.stops is None else LocalKeys(self.key, self.value, self.stops, segment.boundary)
         # Several chunks at once share a workspace.
         size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
-        touched: dict[int, int] = {}
+        touched, outliers = self._attend(rows, threshold, out, local, wanted, REACH, size)
+        if wanted is not None:
+            outliers = outliers[np.isin(outliers, rows[wanted == 1])]
+        # Few of a segment's queries are outliers: moments that are read for each of them take as long as the keys do.
+        alone, reach = (_ALONE * threshold, 0.0) if self.stops is None else (ALL_NEAR, REACH)
+        return touched + self._attend(outliers, alone, out, local, None, reach, _FEWER)[0]
+
+    def _attend(
+        self,
+        rows: IdArray,
+        threshold: float,
+        out: FloatArray,
+        local: LocalKeys | None,
+        wanted: npt.NDArray[np.uint8] | None,
+        reach: float,
+        size: int,
+    ) -> tuple[int, IdArray]:
+        """Attend with rows, `size` at once; return the pairs that were scored, and rows out of their blocks' reach."""
+        done: dict[int, tuple[int, IdArray]] = {}
 
         def attend_chunk(start: int) -> None:
             part = slice(start, start + size)
             these = None if wanted is None else wanted[part]
-            touched[start] = self.field.attend_rows(self.query, rows[part], threshold, out, local, these, self.risks)
+            done[start] = self.field.attend_rows(
+                self.query, rows[part], threshold, out, local, these, reach, self.risks
+            )
 
-        self.work.run(attend_chunk, range(0, len(rows), size))
-        return sum(touched.values())
+        starts = range(0, len(rows), size)
+        self.work.run(attend_chunk, starts)
+        outliers = [done[start][1] for start in starts]
+        return sum(count for count, _ in done.values()), np.concatenate(outliers or [rows])
 
     def exact_rows(self, rows: IdArray) -> FloatArray:
         """Output of rows, (n, Ev), from every key they see."""

@@ -34,7 +34,7 @@ _AGAIN = 0.25  # of them: touching more with too large an error, another run wou
 _PLAN_PAIRS = 9_000_000
 _PLAN_PAIRS_A_KEY = 500
 _WASTE = 0.08  # of the exact time of all heads that planning may waste
-_HEADS_A_PROBE = 2  # where planning all would risk more
+_HEADS_A_PROBE = 6  # where planning all would risk more
 
 
 def attend_heads(
@@ -140,7 +140,7 @@ def most_probes(n_heads: int, n_queries: int, n_keys: int, seen: float) -> int:
         Keys that a query sees, on average.
     """
     wasted, exact = _PLAN_PAIRS + _PLAN_PAIRS_A_KEY * n_keys, n_queries * seen
-    return 0 if exact < wasted else min(n_heads, round(_WASTE * n_heads * exact / wasted))
+    return 0 if exact < wasted else min(n_heads, int(_WASTE * n_heads * exact / wasted))
 
 
 def _float32(x: Tensor) -> np.ndarray:

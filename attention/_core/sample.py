@@ -23,7 +23,8 @@ _CHECKED = 96  # rows of the output, beside those of the search, and as often as
 _RISKIEST = 32
 _CHECKS, _HOPEFUL = 3, 0.9  # the error is below this share of the tolerance
 _FIRST = 0.04  # threshold
-_SEARCH = ThresholdSearch(least=1e-4, most=6.4, looks=7, slope=0.35)
+# A cell with a large part of the mass is near even where the sample does not ask for it.
+_SEARCH = ThresholdSearch(least=1e-4, most=0.4, looks=7, slope=0.35)
 _NONE_NEAR, _SIZE_LOOKS = 1e6, 14
 
 

@@ -29,6 +29,10 @@ from .workspace cimport BLOCK, Workspace, add_pair
 cdef enum:
     BLOCKS = 24  # of queries whose linear forms are made in one pass over the moments
 
+# An outlier query deviates from its block by a variance of scores beyond the block's reach, and beyond this many times
+# the block's mean or this variance, whichever is less.
+cdef float OUTLIER_RATIO = 2
+cdef float OUTLIER_VARIANCE = 2
 cdef float SPREAD = 0.1  # of the squared variance that the linear forms leave out, in the squared error of a mass
 cdef float ABOVE = 3  # standard deviations by which some key of a cell may score above the mean of them
 cdef float SUSPECTED = 2  # a stray's score below what makes its cell near, from which it is a risk
@@ -86,7 +90,8 @@ cdef class Field(Moments):
         self.workspaces.clear()
 
     def attend_rows(self, const float[:, ::1] queries, const int32_t[::1] order, float threshold, float[:, ::1] out,
-                    LocalKeys local=None, const uint8_t[::1] wanted=None, float[::1] risks=None):
+                    LocalKeys local=None, const uint8_t[::1] wanted=None, float reach=INFINITY,
+                    float[::1] risks=None):
         """Attention of some rows over the keys taken so far, and over local keys.
 
         Parameters
@@ -102,19 +107,28 @@ cdef class Field(Moments):
             Keys beside those in cells.
         wanted : (n,) uint8, optional
             Rows whose output is wanted; the others only count in the means of their blocks.
+        reach : float
+            The largest variance of scores within a cell by which a query may differ from the mean of its block; at 0
+            each has linear forms of its own, and none is out of reach.
         risks : (G * L,) float32, optional
             Receives at these rows the squared errors that the estimates are suspected of.
 
         Returns
         -------
-        int
+        touched : int
             How many pairs of a query and a key were scored.
+        outliers : (r,) int32
+            Rows out of their block's reach: their output is not written.
         """
-        cdef Py_ssize_t n = order.shape[0], step = self.blocks() * BLOCK, start
+        cdef Py_ssize_t n = order.shape[0], block = BLOCK if reach > 0 else 1, start, count, i, n_outliers = 0
+        cdef Py_ssize_t step = self.blocks() * block
+        outliers = np.empty(n, np.int32)
+        cdef int32_t[::1] outlier_rows = outliers
         if n == 0:
-            return 0
+            return 0, outliers
         cdef Workspace w = self.take_workspace(min(n, step))
         cdef float *risk_of = NULL
+        w.block = block
         cdef float *lse = NULL
         if self.lse is not None:
             lse = &self.lse[0]
@@ -122,13 +136,18 @@ cdef class Field(Moments):
             risk_of = &risks[0]
         with nogil:
             for start from 0 <= start < n by step:
-                load_queries(self, w, queries, &order[start], min(step, n - start), self.scale)
+                count = min(step, n - start)
+                load_queries(self, w, queries, &order[start], count, self.scale)
                 if wanted is not None:
                     w.wanted = &wanted[start]
-                self.attend_loaded(w, threshold, local)
+                self.attend_loaded(w, threshold, reach, local)
                 write_outputs(self, w, out, risk_of, lse)
+                for i in range(count):
+                    if w.is_outlier[i]:
+                        outlier_rows[n_outliers] = order[start + i]
+                        n_outliers += 1
         self.workspaces.append(w)
-        return w.touched
+        return w.touched, outliers[:n_outliers]
 
     def exact_rows(self, const float[:, ::1] queries, const int32_t[::1] rows, float[:, ::1] out, LocalKeys local):
         """Attention of some rows to local keys alone, whatever the field has taken.
@@ -146,6 +165,7 @@ cdef class Field(Moments):
         cdef Workspace w = self.take_workspace(n)
         with nogil:
             load_queries(self, w, queries, &rows[0], n, self.scale)
+            memset(w.is_outlier, 0, n)
             attend_local_keys(self, w, local)
             for i in range(n):
                 if self.lse is not None:
@@ -154,12 +174,13 @@ cdef class Field(Moments):
             write_outputs(self, w, out, NULL, NULL)
         self.workspaces.append(w)
 
-    cdef void attend_loaded(self, Workspace w, float threshold, LocalKeys local) noexcept nogil:
+    cdef void attend_loaded(self, Workspace w, float threshold, float reach, LocalKeys local) noexcept nogil:
         """Attend with the queries in the workspace."""
+        memset(w.is_outlier, 0, w.n)
         if threshold < 0:
             choose_all_cells(self, w)
         else:
-            self.attend_far_cells(w, threshold)
+            self.attend_far_cells(w, threshold, reach)
             if not self.keep_far:
                 reset_state(self, w)
         attend_near_cells(self, w)
@@ -187,10 +208,10 @@ cdef class Field(Moments):
         cdef Py_ssize_t bytes_each = 4 * self.cell_pad * (self.dim + self.value_pad)
         return max(<Py_ssize_t>4, min(<Py_ssize_t>BLOCKS, (2 << 20) // bytes_each))
 
-    cdef void attend_far_cells(self, Workspace w, float threshold) noexcept nogil:
+    cdef void attend_far_cells(self, Workspace w, float threshold, float reach) noexcept nogil:
         """Estimate every cell for every query; cells above the threshold are left for `attend_near_cells`."""
         cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, m = self.n_directions, pad = self.deviation_pad
-        cdef Py_ssize_t b, i, k, first, count, n_blocks = (w.n + BLOCK - 1) // BLOCK
+        cdef Py_ssize_t b, i, k, first, count, n_blocks = (w.n + w.block - 1) // w.block
         cdef float *row
         if self.projected:
             for i in range(w.n):
@@ -203,7 +224,7 @@ cdef class Field(Moments):
                 memcpy(row, w.queries + i * dim, dim * sizeof(float))
                 memset(row + dim, 0, (pad - dim) * sizeof(float))
         for b in range(n_blocks):
-            self.center_block(w, b)
+            self.center_block(w, b, reach)
             w.pointers[b] = w.means_projected + b * pad
         table().affine(w.pointers, n_blocks, m, &self.sigma[0, 0, 0, 0], &self.mean_keys[0, 0, 0],
                        cells // LANES * dim, w.keys, cells * dim)
@@ -225,7 +246,7 @@ cdef class Field(Moments):
         table().combine(w.shares, cells, 1, n_blocks, self.n_cells, &self.gamma[0, 0, 0, 0], self.value_pad * m,
                         self.value_pad * m, w.slopes, self.value_pad * m)
         for b in range(n_blocks):
-            first, count = b * BLOCK, min(<Py_ssize_t>BLOCK, w.n - b * BLOCK)
+            first, count = b * w.block, min(w.block, w.n - b * w.block)
             for i in range(count):
                 row = w.gaps_projected + (first + i) * pad
                 for k in range(m):
@@ -236,55 +257,69 @@ cdef class Field(Moments):
             for i in range(count * self.value_pad):
                 w.out[first * self.value_pad + i] += w.sums[i]
 
-    cdef void center_block(self, Workspace w, Py_ssize_t b) noexcept nogil:
-        """The mean of a block and the deviations from it, and how much farther than the others each query is.
+    cdef void center_block(self, Workspace w, Py_ssize_t b, float reach) noexcept nogil:
+        """The mean of a block and the deviations from it, without the queries that its linear forms do not reach.
 
-        Scores of a query at the deviation g have the variance g.S g within a cell of covariance S, beside what the mean
-        query's have.
+        Scores of a query at the deviation g have the variance g.S g within a cell of covariance S, which the linear
+        forms leave out but for its mean over the block.
         """
-        cdef Py_ssize_t dim = self.dim, m = self.n_directions, pad = self.deviation_pad, i, k
-        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
+        cdef Py_ssize_t dim = self.dim, m = self.n_directions, pad = self.deviation_pad, i, k, n_outliers = 0
+        cdef Py_ssize_t first = b * w.block, count = min(w.block, w.n - first)
         cdef float *gaps = w.gaps + first * dim
         cdef float *gaps_projected = w.gaps_projected + first * pad
         cdef float *spread = w.spreads + b * dim * m
         cdef float variance, mean_variance = 0
+        memset(w.is_outlier + first, 0, count)
         w.widest[b] = 0
-        self.set_deviations(w, b)
-        memset(w.sums, 0, count * pad * sizeof(float))
-        table().combine(gaps, dim, 1, count, dim, &self.mean_sigma[0, 0], pad, pad, w.sums, pad)
-        for i in range(count):
-            variance = 0
-            for k in range(m):
-                variance += w.sums[i * pad + k] * gaps_projected[i * pad + k]
-            w.scores[i] = max(<float>0, variance)
-            mean_variance += w.scores[i] / count
-            w.widest[b] = max(w.widest[b], w.scores[i])
-        for i in range(count):
-            w.unlike[first + i] = w.scores[i] / max(mean_variance, FLT_MIN)
+        w.unlike[first] = 1
+        self.set_deviations(w, b, 0)
+        if count > 1:
+            memset(w.sums, 0, count * pad * sizeof(float))
+            table().combine(gaps, dim, 1, count, dim, &self.mean_sigma[0, 0], pad, pad, w.sums, pad)
+            for i in range(count):
+                variance = 0
+                for k in range(m):
+                    variance += w.sums[i * pad + k] * gaps_projected[i * pad + k]
+                w.scores[i] = variance
+                mean_variance += variance / count
+            for i in range(count):
+                if w.scores[i] > max(reach, min(OUTLIER_RATIO * mean_variance, OUTLIER_VARIANCE)):
+                    w.is_outlier[first + i] = 1
+                    n_outliers += 1
+                else:
+                    w.widest[b] = max(w.widest[b], w.scores[i])
+                w.unlike[first + i] = max(<float>1, w.scores[i] / max(mean_variance, FLT_MIN))
+            if n_outliers:
+                self.set_deviations(w, b, n_outliers)
         memset(w.wide, 0, dim * pad * sizeof(float))
         table().combine(gaps, 1, dim, dim, count, gaps_projected, pad, pad, w.wide, pad)
         for i in range(dim):
             for k in range(m):
-                spread[i * m + k] = w.wide[i * pad + k] / count
+                spread[i * m + k] = w.wide[i * pad + k] / (count - n_outliers)
 
-    cdef void set_deviations(self, Workspace w, Py_ssize_t b) noexcept nogil:
-        """Mean of the block's queries, and what they deviate by."""
+    cdef void set_deviations(self, Workspace w, Py_ssize_t b, Py_ssize_t n_outliers) noexcept nogil:
+        """Mean of the block's queries but for outliers, and what they deviate by; no deviation for outliers."""
         cdef Py_ssize_t dim = self.dim, pad = self.deviation_pad, i, k
-        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
+        cdef Py_ssize_t first = b * w.block, count = min(w.block, w.n - first)
         cdef float *mean = w.means + b * dim
         cdef float *mean_projected = w.means_projected + b * pad
         memset(mean, 0, dim * sizeof(float))
         memset(mean_projected, 0, pad * sizeof(float))
         for i in range(first, first + count):
-            for k in range(dim):
-                mean[k] += w.queries[i * dim + k]
-            for k in range(pad):
-                mean_projected[k] += w.projected[i * pad + k]
+            if not w.is_outlier[i]:
+                for k in range(dim):
+                    mean[k] += w.queries[i * dim + k]
+                for k in range(pad):
+                    mean_projected[k] += w.projected[i * pad + k]
         for k in range(dim):
-            mean[k] /= count
+            mean[k] /= count - n_outliers
         for k in range(pad):
-            mean_projected[k] /= count
+            mean_projected[k] /= count - n_outliers
         for i in range(first, first + count):
+            if w.is_outlier[i]:
+                memset(w.gaps + i * dim, 0, dim * sizeof(float))
+                memset(w.gaps_projected + i * pad, 0, pad * sizeof(float))
+                continue
             for k in range(dim):
                 w.gaps[i * dim + k] = w.queries[i * dim + k] - mean[k]
             for k in range(pad):
@@ -300,7 +335,6 @@ cdef class Field(Moments):
         cdef float *gains = w.bias + cells
         cdef float *shrink = w.bias + 2 * cells
         cdef float *doubts = w.bias + 3 * cells
-        cdef float *half_spread = w.bias + 4 * cells
         cdef float *tile_row
         cdef float variance, own, spread
         memset(bias, 0, cells * sizeof(float))
@@ -316,15 +350,14 @@ cdef class Field(Moments):
             if variance > CLOSURE:
                 shrink[c] = CLOSURE / variance
                 self.shrink_cell(keys, values, c, shrink[c])
-            half_spread[c] = shrink[c] * spread / 2
-            bias[c] = self.log_counts[c] - shrink[c] * own / 2
+            bias[c] = self.log_counts[c] + shrink[c] * (spread - own) / 2
             gains[c] = self.gain(variance, spread, self.log_counts[c]) * self.spreads[c]
             doubts[c] = min(gains[c], MOST_GAIN) * min(gains[c], MOST_GAIN) * self.mean_spread / self.mean_count
 
     cdef void attend_block(self, Workspace w, Py_ssize_t b, float threshold) noexcept nogil:
         """Softmax over the cells for each query of a block, but for the near ones, which are put down as pairs."""
         cdef Py_ssize_t dim = self.dim, cells = self.cell_pad, c, i, lane, taken, n_strays
-        cdef Py_ssize_t first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - first)
+        cdef Py_ssize_t first = b * w.block, count = min(w.block, w.n - first)
         cdef float *keys = w.keys + b * cells * dim
         cdef float *values = w.values + b * cells * self.value_pad
         cdef float *bias = w.bias
@@ -332,25 +365,24 @@ cdef class Field(Moments):
         cdef float *shrink = w.bias + 2 * cells
         cdef float *shares = w.shares + b * cells
         cdef float *doubts = w.bias + 3 * cells
-        cdef float *half_spread = w.bias + 4 * cells
         cdef float lanes[LANES]
         cdef float *inverse = w.small + 2 * BLOCK
         cdef float *tile_row
-        cdef float unlike, limit, near_sum
+        cdef float limit, near_sum
         for i in range(count):
             w.pointers[i] = w.queries + (first + i) * dim
         table().affine(w.pointers, count, dim, keys, bias, cells // LANES, w.scores, cells)
-        for i in range(count):
-            for c in range(cells):
-                w.scores[i * cells + c] += min(w.unlike[first + i] * half_spread[c], CLOSURE / 2)
         for i in range(count):
             w.shift[first + i] = max(-FLT_MAX, table().largest(w.scores + i * cells, cells))
         table().exponentials(w.scores, cells, count, cells, w.shift + first, w.sum + first)
         n_strays = self.score_strays(w, b, threshold)
         for i in range(count):
+            if w.is_outlier[first + i]:
+                memset(w.scores + i * cells, 0, cells * sizeof(float))
+                w.sum[first + i] = inverse[i] = 0
+                continue
             # The error of a mass grows with how much farther than the others of its block the query is from the mean.
-            unlike = max(<float>1, w.unlike[first + i])
-            limit = threshold * w.sum[first + i] / unlike
+            limit = threshold * w.sum[first + i] / w.unlike[first + i]
             taken = table().take_above(w.scores + i * cells, gains, cells, limit, w.taken, &near_sum)
             near_sum += self.take_strays(w, i, first + i, threshold, taken, n_strays)
             w.sum[first + i] = max(<float>0, w.sum[first + i] - near_sum)
@@ -361,7 +393,7 @@ cdef class Field(Moments):
                     tile_row = w.scores + i * cells + c
                     lanes[lane] += tile_row[lane] * tile_row[lane] * doubts[c + lane]
             for lane in range(LANES):  # a query that is less like its block errs more than the mean of it
-                w.risk[first + i] += lanes[lane] * unlike * unlike
+                w.risk[first + i] += lanes[lane] * w.unlike[first + i] * w.unlike[first + i]
             if self.count[self.n_cells]:
                 add_pair(w, self.n_cells, first + i)
         memset(shares, 0, cells * sizeof(float))
@@ -381,13 +413,16 @@ cdef class Field(Moments):
 
     cdef Py_ssize_t score_strays(self, Workspace w, Py_ssize_t b, float threshold) noexcept nogil:
         """Score the strays that may weigh much for some query of a block; return how many they are."""
-        cdef Py_ssize_t i, n, first = b * BLOCK, count = min(<Py_ssize_t>BLOCK, w.n - b * BLOCK)
+        cdef Py_ssize_t i, n, first = b * w.block, count = min(w.block, w.n - b * w.block)
+        cdef Py_ssize_t n_reached = 0
         cdef float least, total = 0
         if self.strays.taken[0] == 0 or threshold <= 0:
             return 0
         for i in range(count):
-            total += self.alone(w, first + i, threshold)
-        least = total / count - SUSPECTED - STRAY_REACH * sqrtf(w.widest[b])
+            if not w.is_outlier[first + i]:
+                total += self.alone(w, first + i, threshold)
+                n_reached += 1
+        least = total / max(<Py_ssize_t>1, n_reached) - SUSPECTED - STRAY_REACH * sqrtf(w.widest[b])
         n = self.strays.choose(w.stray_means + b * self.strays.width, least, w.stray_ids, w.stray_panels)
         table().affine(w.pointers, count, self.dim, w.stray_panels, &self.strays.no_bias[0], (n + LANES - 1) // LANES,
                        w.stray_scores, self.strays.width)

@@ -110,7 +110,7 @@ cdef void attend_local_keys(Moments cells, Workspace w, LocalKeys local) noexcep
                 w.panel[(j // LANES * cells.dim + k) * LANES + j % LANES] = local.keys[first + j, k]
         n = 0
         for i in range(w.n):
-            if <Py_ssize_t>stops[w.row[i] % length] > first and is_wanted(w, i):
+            if <Py_ssize_t>stops[w.row[i] % length] > first and not w.is_outlier[i] and is_wanted(w, i):
                 w.visitors[n] = <int32_t>i
                 w.limits[n] = <int32_t>min(count, stops[w.row[i] % length] - first)
                 n += 1
@@ -168,13 +168,15 @@ cdef void attend_panels(Moments cells, Workspace w, const int32_t *visitors, Py_
 
 
 cdef void write_outputs(Moments cells, Workspace w, float[:, ::1] out, float *risks, float *lse) noexcept nogil:
-    """Write what the queries have attended to.
+    """Write what the queries have attended to, but for those that are out of reach.
 
     Where they are wanted: suspected errors, and logarithms of the sums of all exponentials.
     """
     cdef Py_ssize_t i, k
     cdef float share
     for i in range(w.n):
+        if w.is_outlier[i]:
+            continue
         share = 1 / w.sum[i] if w.sum[i] > 0 else 0
         for k in range(cells.width):
             out[w.row[i], k] = w.out[i * cells.value_pad + k] * share

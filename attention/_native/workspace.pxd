@@ -12,7 +12,7 @@ cdef enum:
 
 
 cdef class Workspace:
-    cdef Py_ssize_t capacity, n, n_pairs, touched
+    cdef Py_ssize_t capacity, n, block, n_pairs, touched
     cdef int32_t *row
     cdef float *queries
     cdef float *shift
@@ -30,6 +30,7 @@ cdef class Workspace:
     cdef float *gaps_projected
     cdef float *trust
     cdef float *means_projected
+    cdef uint8_t *is_outlier
     cdef float *spreads
     cdef float *widest
     cdef float *unlike

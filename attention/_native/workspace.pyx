@@ -1,5 +1,5 @@
 """Memory for intermediate results while a field attends with some queries."""
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, uint8_t
 from libc.stdlib cimport free, malloc
 
 
@@ -24,6 +24,7 @@ cdef class Workspace:
         free(self.gaps_projected)
         free(self.trust)
         free(self.means_projected)
+        free(self.is_outlier)
         free(self.spreads)
         free(self.widest)
         free(self.unlike)
@@ -59,6 +60,7 @@ cdef class Workspace:
         self.means = <float *>malloc(n_blocks * dim * sizeof(float))
         self.projected = <float *>malloc(n * deviation_pad * sizeof(float))
         self.means_projected = <float *>malloc(n_blocks * deviation_pad * sizeof(float))
+        self.is_outlier = <uint8_t *>malloc(n)
         self.unlike = <float *>malloc(n * sizeof(float))
         self.trust = <float *>malloc(n * sizeof(float))
         self.gaps_projected = <float *>malloc(n * deviation_pad * sizeof(float))
@@ -71,7 +73,7 @@ cdef class Workspace:
         self.widest = <float *>malloc(n_blocks * sizeof(float))
         self.wide = <float *>malloc(dim * deviation_pad * sizeof(float))
         self.quadratic = <float *>malloc(n_blocks * cells * sizeof(float))
-        self.bias = <float *>malloc(5 * cells * sizeof(float))
+        self.bias = <float *>malloc(4 * cells * sizeof(float))
         self.scores = <float *>malloc(BLOCK * score_width * sizeof(float))
         self.stray_scores = <float *>malloc(max(<Py_ssize_t>1, BLOCK * strays) * sizeof(float))
         self.stray_means = <float *>malloc(max(<Py_ssize_t>1, n_blocks * strays) * sizeof(float))
@@ -89,7 +91,7 @@ cdef class Workspace:
         return (self.row and self.queries and self.shift and self.sum and self.out and self.risk
                 and self.pointers and self.means
                 and self.projected and self.keys and self.values and self.shares and self.slopes and self.gaps
-                and self.gaps_projected and self.means_projected and self.trust and self.spreads
+                and self.gaps_projected and self.means_projected and self.is_outlier and self.trust and self.spreads
                 and self.widest and self.unlike and self.wide and self.quadratic and self.bias and self.scores
                 and self.stray_scores
                 and self.stray_means and self.stray_panels and self.stray_ids and self.sums and self.small

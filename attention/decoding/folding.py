@@ -154,10 +154,10 @@ class FoldedKeys:
             touched[i] = 0
             for token in tokens:
                 rows = token[wanted[i, token]]
-                touched[i] += attend(rows, prefix.choice.threshold, risks=risks[i])
+                touched[i] += attend(rows, prefix.choice.threshold, risks=risks[i])[0]
                 risky = rows[risks[i, rows] > prefix.most_risk[rows // length]]
                 if len(risky):
-                    touched[i] += attend(risky, _RISKY * prefix.choice.threshold)
+                    touched[i] += attend(risky, _RISKY * prefix.choice.threshold)[0]
 
         n_threads = options.num_threads or torch.get_num_threads()
         with Work(n_threads if self._numbers >= _WORTH_THREADS else 1) as work:

@@ -129,7 +129,7 @@ class TokenSample:
         """Attend with the sample: the error of the worst query head, and a bound for other tokens."""
         touched = 0
         for rows in self.tokens:
-            touched += self.field.attend_rows(self.query, rows, threshold, self.out, risks=self.risks)
+            touched += self.field.attend_rows(self.query, rows, threshold, self.out, risks=self.risks)[0]
         with np.errstate(invalid="ignore", over="ignore"):  # of values that are not finite: no bound holds then
             squares = self._sums(self.out - self.exact)
             error = np.sqrt(squares.sum(0)) / self.norm

@@ -45,7 +45,7 @@ def projections(dim, m, seed=5):
 def attend(field, queries, threshold, order=None, local=None, wanted=None):
     order = np.arange(len(queries), dtype=np.int32) if order is None else order
     out = np.full((len(queries), field.width), np.nan, np.float32)
-    touched = field.attend_rows(queries, order, threshold, out, local, wanted)
+    touched, _ = field.attend_rows(queries, order, threshold, out, local, wanted)
     return out, touched
 
 
@@ -247,7 +247,7 @@ def closure(queries, keys, values, cell_of, n_cells, directions, second_order=Tr
     for_keys, for_queries = directions or (np.eye(keys.shape[1]),) * 2
     mean = queries.mean(0)
     gaps = (queries - mean) @ for_queries
-    cell_keys, cell_values, bias, spreads, shrink, slopes, sigmas = [], [], [], [], [], [], []
+    cell_keys, cell_values, bias, shrink, slopes = [], [], [], [], []
     for c in range(n_cells):
         inside, carried = keys[cell_of == c].astype(float), values[cell_of == c].astype(float)
         off = (inside - inside.mean(0)) @ for_keys * second_order
@@ -260,13 +260,9 @@ def closure(queries, keys, values, cell_of, n_cells, directions, second_order=Tr
         shrink.append(factor)
         cell_keys.append(inside.mean(0) + factor * lift)
         cell_values.append(carried.mean(0) + factor * gamma @ (for_queries.T @ mean))
-        bias.append(np.log(len(inside)) - factor * own / 2)
-        spreads.append(factor * spread / 2)
+        bias.append(np.log(len(inside)) + factor * (spread - own) / 2)
         slopes.append(gamma)
-        sigmas.append(len(inside) * sigma)
-    deviations = np.maximum(np.einsum("ie,em,im->i", queries - mean, sum(sigmas) / len(keys), gaps), 0.0)
-    unlike = deviations / max(deviations.mean(), 1e-30)
-    weights = softmax(queries @ np.array(cell_keys).T + bias + np.minimum(np.outer(unlike, spreads), CLOSURE / 2))
+    weights = softmax(queries @ np.array(cell_keys).T + bias)
     shares = weights.mean(0) * shrink
     trust = np.minimum(1, 2 * np.minimum(weights, weights.mean(0)).sum(1))
     return weights @ np.array(cell_values) + trust[:, None] * gaps @ np.einsum("c,cvm->mv", shares, np.array(slopes))

@@ -43,7 +43,7 @@ def attended(keys, values, queries, cells, n_cells, threshold):
     field = Field(keys, values, cells, np.zeros((n_cells + 1, keys.shape[1]), np.float32), scale=0.5)
     field.advance(len(keys))
     out = np.full((len(queries), values.shape[1]), np.nan, np.float32)
-    return out, field.attend_rows(queries, all_ids(len(queries)), threshold, out)
+    return out, field.attend_rows(queries, all_ids(len(queries)), threshold, out)[0]
 
 
 @pytest.mark.parametrize("dim", WIDTHS)
