@@ -156,7 +156,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 
 $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
-	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(@D)/python $(PIP_INSTALL) '.[demo]'
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_BUILD_CONSTRAINT=$(CURDIR)/constraints.txt $(@D)/python $(PIP_INSTALL) '.[demo]'
 	@touch $@
 
 clean:
