@@ -15,7 +15,7 @@ from comparisons.tasks.models import Transformer
 from comparisons.tasks.registry import TASKS, TINY
 from comparisons.tasks.task import Source
 
-LEARNED = {"mqar": 0.3, "words": 0.5, "text": 0.55, "digits": 0.2}  # within seconds; others answer by guessing still
+LEARNED = {"mqar": 0.3, "words": 0.5, "text": 0.55}  # within seconds; others answer by guessing still
 FORCED = Contender(RIVALS["dci"], {"near": 128, "exact_below": 0})  # causal heads as short as these are else exact
 
 
