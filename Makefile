@@ -139,7 +139,7 @@ bench-full: build  ## the comparisons that the README quotes
 	status=$$?; $(DEV)/python -m comparisons report results/full.json && exit $$status
 
 # Development installs are editable, their modules built in place; the demo's is the ordinary isolated build that a user
-# gets, but with the pinned tools too, so that it can link the objects of `make build` if there are some.
+# gets, but with the pinned tools too, so that a `make build` after it can link its objects.
 $(DEV)/.installed: pyproject.toml constraints.txt
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python $(PIP_INSTALL) setuptools cython numpy
@@ -157,7 +157,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 
 $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
-	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(@D)/python $(PIP_INSTALL) '.[demo]'
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_BUILD_CONSTRAINT=$(CURDIR)/constraints.txt $(@D)/python $(PIP_INSTALL) '.[demo]'
 	@touch $@
 
 clean:

@@ -111,7 +111,7 @@ class BuildExt(build_ext):
     def compile_one(self, obj, source, ext, cc_args, extra_postargs, pp_opts):
         """Compile one file, unless that has been done: setuptools knows flags and age of an extension only.
 
-        So the wheel of ``pip install .`` and the modules in place share their objects.
+        So the modules in place can link the objects of a wheel that was built before.
         """
         if not newer_group([source, *self.depends[source]], obj):
             return

@@ -16,7 +16,16 @@ TOLERANCE = min(KEPT)  # the default
 def of_suite(rows: Sequence[Row], suite: str) -> Table:
     """Return every row of a task."""
     table = [["data", "length", "method", "its setting", "accuracy", "kept", "perplexity", "model", "exact / it"]]
-    table[0] += ["attention", "exact / it", "textbook / it", "exact / it, processor", "touched", "approximated", "worst error", "memory"]
+    table[0] += [
+        "attention",
+        "exact / it",
+        "textbook / it",
+        "exact / it, processor",
+        "touched",
+        "approximated",
+        "worst error",
+        "memory",
+    ]
     of_suite = select(rows, suite)
     for row in sorted(of_suite, key=lambda row: (row["data"], row["length"])):
         setting = " ".join(f"{name}={value}" for name, value in row["options"].items())

@@ -128,7 +128,6 @@ class Layer(nn.Module):
         y = self.between(x)
         return x + self.down(functional.silu(self.gate(y)) * self.up(y))
 
-
     def _mixed(self, x: Tensor) -> Tensor:
         return x + sum(tap * functional.pad(x, (0, 0, at, -at)) for at, tap in enumerate(self.taps, 1))
 

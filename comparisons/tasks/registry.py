@@ -82,18 +82,19 @@ TINY = {
         partial(recall.pairs, keys=32, values=16), (Stage(64, 16, 300, 4e-3),), 2_048, 4,
     ),
     "digits": _tiny(
-        DIGITS, replace(DIGITS.config, width=32, heads=2), pixels.digits, (Stage(256, 8, 200, 6e-3),), 1_024, 8,
+        DIGITS, replace(DIGITS.config, learned=(16,)),
+        partial(pixels.digits, cells=16), (Stage(256, 8, 180, 6e-3),), 1_024, 8,
     ),
     "text": _tiny(
         TEXT, Config(256, 2, layers=1, causal=False, taps=4, **_WIDTH),
-        partial(text.packages, kinds=2), (Stage(256, 8, 150, 3e-3),), 1_024, 40,
+        partial(text.packages, kinds=2), (Stage(256, 8, 200, 6e-3),), 1_024, 40,
     ),
     "lm": _tiny(
         LM, Config(256, 256, rotated=1.0, **_WIDTH), text.continuation, (Stage(128, 8, 150, 4e-3),), 2_048, 2,
     ),
     "lines": _tiny(
         LINES, Config(recall.lines_vocab(16), 16, trained=128, taps=6, **_WIDTH),
-        partial(recall.lines, numbers=16), (Stage(96, 16, 300, 6e-3),), 2_048, 2,
+        partial(recall.lines, numbers=16), (Stage(96, 16, 80, 6e-3),), 2_048, 2,
     ),
     "words": _tiny(
         WORDS, Config(words.words_vocab(16), 16, rotated=0.25, taps=2, **_WIDTH),
@@ -101,10 +102,10 @@ TINY = {
     ),
     "variables": _tiny(
         VARIABLES, Config(words.variables_vocab(32, 8), 8, layers=3, trained=128, taps=3, **_WIDTH),
-        partial(words.variables, names=32, values=8), (Stage(64, 16, 300, 4e-3),), 2_048, 4,
+        partial(words.variables, names=32, values=8), (Stage(64, 16, 80, 4e-3),), 2_048, 2,
     ),
     "listops": _tiny(
         LISTOPS, Config(listops.VOCAB, listops.DIGITS, causal=False, rotated=1.0, **_WIDTH),
-        listops.listops, (Stage(32, 32, 200, 3e-3),), 512, 40,
+        listops.listops, (Stage(32, 32, 60, 3e-3),), 512, 20,
     ),
 }  # fmt: skip

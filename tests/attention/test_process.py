@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -124,8 +125,8 @@ def test_memory_of_a_long_cache_is_what_its_docstring_says(dtype):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 @pytest.mark.parametrize("n_heads", [1, 8])
-@pytest.mark.parametrize("options", ["tolerance=0.02", "near=0.5", "top_k=64"])
-def test_ctrl_c_stops_within_about_a_second(n_heads, options):
+def test_ctrl_c_stops_within_about_a_second(n_heads):
+    """Again and again: what is caught leaves an engine that works."""
     script = f"""
         import signal
         import torch
@@ -136,21 +137,39 @@ def test_ctrl_c_stops_within_about_a_second(n_heads, options):
         latent = torch.randn({n_heads}, 65_536, 6)
         key, value = (torch.tanh(latent @ torch.randn(6, 64)) for _ in range(2))
         key += 0.3 * torch.randn(key.shape)
-        options = AttentionOptions(num_threads=2, {options})
-        print("ready", flush=True)
-        while True:
-            dci_attention(8 * key, key, value, options=options)
+        dci_attention(*[key[:1, :3000]] * 3)  # what is loaded when first used: an import that stops is not made up for
+
+        def work(**changes):
+            options = AttentionOptions(num_threads=2, **changes)
+            print("ready", flush=True)
+            while True:
+                dci_attention(8 * key, key, value, options=options)
+
+        for changes in ({{"tolerance": 0.02}}, {{"near": 0.5}}):
+            try:
+                work(**changes)
+            except KeyboardInterrupt:
+                print("stopped", flush=True)
+        work(top_k=64)
     """
     process = run_script(script)
+    end = threading.Timer(120, process.kill)
+    end.start()
+    seconds = []
     try:
-        assert process.stdout.readline() == "ready\n", process.stderr.read()
-        time.sleep(1.5)  # into the work
-        begin = time.perf_counter()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-        seconds = time.perf_counter() - begin
+        for ends in (False, False, True):
+            assert process.stdout.readline() == "ready\n", process.stderr.read()
+            time.sleep(1.5)  # into the work
+            begin = time.perf_counter()
+            process.send_signal(signal.SIGINT)
+            if ends:
+                _, errors = process.communicate(timeout=60)
+            else:
+                assert process.stdout.readline() == "stopped\n", process.stderr.read()
+            seconds.append(time.perf_counter() - begin)
     finally:
+        end.cancel()
         process.kill()
     assert process.returncode != 0
     assert errors.rstrip().endswith("KeyboardInterrupt")
-    assert seconds < 3  # one second is the promise; machines are shared
+    assert max(seconds) < 3  # one second is the promise; machines are shared

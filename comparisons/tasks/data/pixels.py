@@ -16,11 +16,11 @@ CELLS = 64  # of the largest image
 TESTED = 397  # digits that training does not see
 
 
-def digits(length: int, sequences: int, rng: Source) -> Batch:
+def digits(length: int, sequences: int, rng: Source, cells: int = CELLS) -> Batch:
     """Return images of `length` pixels (a square of whole digits), whose digits are asked for at their last pixels.
 
     scikit-learn's digits, 8 × 8 each. A pixel's token is its grey level and its place in its cell, its place the number
-    of the cell; smaller images have any of the cells of the largest, which is 64 × 64.
+    of the cell; smaller images have any of the cells of the largest, which are 64.
     """
     across = math.isqrt(length) // SIDE
     images, names = _digits(rng.held_out)
@@ -30,8 +30,8 @@ def digits(length: int, sequences: int, rng: Source) -> Batch:
         pixels = images[chosen] * SIDE**2 + np.arange(SIDE**2).reshape(SIDE, SIDE)
         tokens.append(pixels.transpose(0, 2, 1, 3).ravel())
         answers.append(names[chosen].ravel())
-        cells = rng.permutation(CELLS)[: across**2].reshape(across, across)
-        places.append(cells.repeat(SIDE, 0).repeat(SIDE, 1).ravel())
+        taken = rng.permutation(cells)[: across**2].reshape(across, across)
+        places.append(taken.repeat(SIDE, 0).repeat(SIDE, 1).ravel())
     last = SIDE * np.arange(1, across + 1) - 1
     at = (last[:, None] * across * SIDE + last).ravel()
     return batch(np.stack(tokens), np.stack(answers), np.tile(at, (sequences, 1)), np.stack(places))

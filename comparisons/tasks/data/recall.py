@@ -35,7 +35,9 @@ def pairs(length: int, sequences: int, rng: Source, keys: int = KEYS, values: in
 
 
 NUMBERS = 100  # a number of a line is two digits to this base, its content one of as many words
-WORDS = 6  # tokens beside digits and contents: "line", ":", "REGISTER_CONTENT", "is", the line's end, "line" in a question
+WORDS = (
+    6  # tokens beside digits and contents: "line", ":", "REGISTER_CONTENT", "is", the line's end, "line" in a question
+)
 LINE_TOKENS, ASK_TOKENS = 8, 6
 ASKS = 48  # lines that are asked for at the end, at most
 

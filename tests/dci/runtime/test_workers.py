@@ -103,8 +103,9 @@ def test_data_loader(tmp_path, start):
 
         if __name__ == "__main__":
             index = make()
-            loader = DataLoader(Neighbours(index), batch_size=None, num_workers=2, multiprocessing_context=sys.argv[1])
-            for _ in range(2):
+            workers = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": sys.argv[1]}
+            loader = DataLoader(Neighbours(index), batch_size=None, **workers)
+            for _ in range(2):  # the second time by copies that have changed and changed back
                 check(index, [(indices.numpy(), distances.numpy()) for indices, distances in loader])
     """
     run(tmp_path, script, start)
