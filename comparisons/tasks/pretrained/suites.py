@@ -91,7 +91,9 @@ def _mgm(suite: Suite, run: Run, name: str, options: Options) -> None:
     some = mgm.samples(model, 64 if options.smoke else 512)
     for length in lengths:
         tokens, places = mgm.packed(some, length)
-        asked = Reading(model, tokens, run.threads, unasked=mgm.BEGIN, position_ids=places)
+        # With a mask: from places alone, transformers would conclude that a sample sees no other.
+        more = {"position_ids": places, "attention_mask": tokens.new_ones(tokens.shape)}
+        asked = Reading(model, tokens, run.threads, unasked=mgm.BEGIN, **more)
         _compare(suite, options, Bench(run, suite.name, name, length), asked, more=length == 16_384)
 
 
