@@ -76,7 +76,8 @@ def test_a_language_model_is_one_of_transformers_too():
     with torch.no_grad():
         llama = generation.as_llama(model)
         torch.testing.assert_close(llama(tokens).logits, model(tokens, torch.arange(100)[None]), rtol=1e-4, atol=1e-5)
-        exact, ours = generation.compare(model, replace(task, sequences=1), 300, 12, (0.05,))
+        prompts = [tokens[:, start : start + 60] for start in (0, 40)]
+        exact, ours = generation.compare(llama, prompts, 12, (0.05,))
     assert exact["diverged"] == [12, 12]
     assert ours["method"] == "DCICache 0.05"
     assert ours["accuracy"] >= 0.9
