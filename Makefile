@@ -131,11 +131,14 @@ oldest: $(OLDEST)/.installed  ## what stands on other libraries, with the oldest
 		tests/attention/integrations/test_huggingface.py tests/attention/test_inference_mode.py \
 		$(addprefix tests/attention/decoding/test_,cache.py refused.py)
 
-bench: build  ## every comparison once, on little data: does it run?
-	$(DEV)/python -m pytest comparisons --benchmark-only --smoke $(PYTEST_ARGS)
+# Tasks train models, which takes its time: tests/comparisons/test_tasks.py does with tiny ones.
+QUESTIONS := comparisons --ignore=comparisons/tasks
+
+bench: build  ## every comparison but the tasks once, on little data: does it run?
+	$(DEV)/python -m pytest $(QUESTIONS) --benchmark-only --smoke $(PYTEST_ARGS)
 
 bench-full: build  ## the comparisons that the README quotes
-	$(DEV)/python -m pytest comparisons --benchmark-only --benchmark-autosave --results results/full.json $(PYTEST_ARGS); \
+	$(DEV)/python -m pytest $(QUESTIONS) --benchmark-only --benchmark-autosave --results results/full.json $(PYTEST_ARGS); \
 	status=$$?; $(DEV)/python -m comparisons report results/full.json && exit $$status
 
 # Development installs are editable, their modules built in place; the demo's is the ordinary isolated build that a user
