@@ -40,7 +40,7 @@ types: build
 
 # In two processes, whose threads do not spin while they wait. Tests that are marked "alone" have the other stand still.
 SHARED = -n $(WORKERS) --dist worksteal
-unit serial sanitize oldest: export OMP_WAIT_POLICY = PASSIVE
+unit serial: export OMP_WAIT_POLICY = PASSIVE
 
 unit: build
 	$(DEV)/pytest $(SHARED) $(PYTEST_ARGS)
@@ -93,7 +93,7 @@ sanitize: $(DEV)/.installed  ## kernels and engines under AddressSanitizer and U
 	$(call other,sanitize,CC=gcc DCI_SANITIZE=$(SANITIZERS),$(ASAN_ENV))
 	gcc -g -O1 -fsanitize=$(SANITIZERS) -fno-sanitize-recover=all $(call CHECK_KERNELS,sanitize)
 	build/sanitize/check_kernels
-	$(ASAN_ENV) PYTHONPATH=$(call LIB,sanitize) $(OTHER_PYTEST) $(SHARED) $(KERNEL_TESTS) $(ENGINE_TESTS)
+	$(ASAN_ENV) PYTHONPATH=$(call LIB,sanitize) $(OTHER_PYTEST) $(KERNEL_TESTS) $(ENGINE_TESTS)
 
 # ThreadSanitizer wants its memory where randomized addresses may lie. It knows CPython's lock: a pthread mutex.
 # PyTorch gets one thread: how OpenMP's threads wait for each other it does not know.
@@ -126,8 +126,8 @@ oldest: $(OLDEST)/.installed  ## what stands on other libraries, with the oldest
 	CC=$(CC) $(OLDEST)/python setup.py --quiet build --build-base build/oldest --build-lib $(call LIB,oldest)
 	$(CC) -O1 $(call CHECK_KERNELS,oldest)
 	build/oldest/check_kernels
-	PYTHONPATH=$(call LIB,oldest) $(OLDEST)/pytest $(SHARED) -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) \
-		$(KERNEL_TESTS) tests/dci/api/test_sklearn.py tests/dci/shards/test_sharded.py \
+	PYTHONPATH=$(call LIB,oldest) $(OLDEST)/pytest -p no:cacheprovider -m 'not slow' $(PYTEST_ARGS) $(KERNEL_TESTS) \
+		tests/dci/api/test_sklearn.py tests/dci/shards/test_sharded.py \
 		tests/attention/integrations/test_huggingface.py tests/attention/test_inference_mode.py \
 		$(addprefix tests/attention/decoding/test_,cache.py refused.py)
 
@@ -154,8 +154,7 @@ $(OLDEST)/.installed: PIP_INSTALL = -m pip install --quiet --disable-pip-version
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python $(PIP_INSTALL) setuptools cython numpy
-	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[dask,sklearn,transformers]' \
-		hypothesis pytest pytest-xdist
+	DCI_NO_BUILD=1 $(@D)/python $(PIP_INSTALL) --no-build-isolation -e '.[dask,sklearn,transformers]' pytest hypothesis
 	@touch $@
 
 $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
