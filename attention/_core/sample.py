@@ -104,7 +104,17 @@ class Sample:
         """Look for the threshold whose near field has about `size` keys, the cells and the segment not counted."""
         if size >= self.head.n_keys:
             return self.measure(ALL_NEAR)
-        return search_size(self.measure, size, _SEARCH.least, _NONE_NEAR, _SIZE_LOOKS)
+        return search_size(self._count, size, _SEARCH.least, _NONE_NEAR, _SIZE_LOOKS)
+
+    def _count(self, threshold: float) -> Look:
+        """Attend with every row of the sampled blocks, for how many keys they touch."""
+        touched, n_rows = 0, 0
+        for part in self.parts:
+            if part.state is not None:
+                self.head.field.restore(part.state)
+            touched += self.head.attend_segment(part.rows, part.segment, threshold, self.out)
+            n_rows += len(part.rows)
+        return Look(threshold, 0.0, 0.0, touched / n_rows)
 
     def check(self, out: FloatArray, tolerance: float = 1.0) -> tuple[float, float]:
         """Relative L2 error of an output (G * L, Ev) that `Head.run` has written, and its upper bound.

@@ -5,7 +5,7 @@ block's mean query, a cell is one key and one value, so that the far field of a 
 """
 import numpy as np
 
-from libc.float cimport FLT_MAX, FLT_MIN
+from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, expf, logf, sqrtf
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memcpy, memset
@@ -33,6 +33,7 @@ cdef enum:
 # the block's mean or this variance, whichever is less.
 cdef float OUTLIER_RATIO = 2
 cdef float OUTLIER_VARIANCE = 2
+cdef float LEAST_VARIANCE = 1e-3  # of scores, which rounding alone may make; what differs by less is alike
 cdef float SPREAD = 0.1  # of the squared variance that the linear forms leave out, in the squared error of a mass
 cdef float ABOVE = 3  # standard deviations by which some key of a cell may score above the mean of them
 cdef float SUSPECTED = 2  # a stray's score below what makes its cell near, from which it is a risk
@@ -288,7 +289,7 @@ cdef class Field(Moments):
                     n_outliers += 1
                 else:
                     w.widest[b] = max(w.widest[b], w.scores[i])
-                w.unlike[first + i] = max(<float>1, w.scores[i] / max(mean_variance, FLT_MIN))
+                w.unlike[first + i] = max(<float>1, w.scores[i] / max(mean_variance, LEAST_VARIANCE))
             if n_outliers:
                 self.set_deviations(w, b, n_outliers)
         memset(w.wide, 0, dim * pad * sizeof(float))

@@ -163,7 +163,7 @@ class TestCache:
         module = torch.nn.Module()
         module.is_causal = True
         before = state(vars(layer))
-        function = _attention_function(options)
+        function = _attention_function(lambda module: options)
         with pytest.raises(AttentionError):
             function(module, query, key, value, None)
         assert state(vars(layer)) == before
