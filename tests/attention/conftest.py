@@ -9,6 +9,8 @@ from torch import Tensor
 
 from attention.reference import dense_attention
 
+collect_ignore_glob = ["examples/*.py"]  # test_examples.py runs them, elsewhere: they write files
+
 
 def exact_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **arguments: Any
