@@ -241,6 +241,16 @@ class TestMoments:
         np.testing.assert_array_equal(*outs)
 
 
+def test_rows_are_exact_without_a_place_for_normalisers():
+    """`lse` is None until it is set."""
+    keys, values, queries = normal(300, 6), normal(300, 4, seed=1), normal(40, 6, seed=2)
+    field = make(keys, values, ASSIGNMENTS["random"](300, 9), 9)
+    rows, out = np.arange(3, 40, 4, dtype=np.int32), np.empty((10, 4), np.float32)
+    assert field.lse is None
+    field.exact_rows(queries, rows, out, LocalKeys(keys, values, np.full(40, 300)))
+    np.testing.assert_allclose(out, exact(queries[rows], keys, values), atol=1e-5)
+
+
 def closure(queries, keys, values, cell_of, n_cells, directions, second_order=True):
     """The far field of one block of queries, by the formulas."""
     queries = SCALE * queries.astype(float)
