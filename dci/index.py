@@ -13,6 +13,7 @@ from ._runtime.threads import Work
 from ._runtime.types import FloatArray, IndexArray
 from ._search.radius import within
 from ._search.ranked import Ranker
+from ._search.single import answer_one
 from ._search.versions import answer_version
 from ._store.living_index import LivingIndex
 from ._tuning.living import Version
@@ -162,6 +163,10 @@ class DCI(LivingIndex):
         InvalidValueError, InvalidTypeError
         """
         version = self._fitted()
+        if filter is None and max_candidates is None and max_visits is None and num_threads is None:
+            one = answer_one(version, Q, k, recall)
+            if one is not None:
+                return one
         engine, n, dim = version.engine, version.points.n_live, version.points.rows.shape[1]
         queries, absmax, single = check.as_queries(Q, dim, "Q")
         k = check.check_k(k)

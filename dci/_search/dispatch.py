@@ -12,7 +12,7 @@ from .ranked import Ranker
 # `index.query(Q, filter=ids)` for shares from 0.01 to 0.5 with this set to 0 and to 1.
 _SPARSE_FILTER = 0.1
 # Times the points' largest value: beyond it a query is answered exactly, since projections in float32 say nothing.
-_EXTREME = 2.0**30
+EXTREME = 2.0**30
 
 
 def answer(engine: Engine, request: Request, work: Work) -> Neighbors:
@@ -37,7 +37,7 @@ def choose_budget(engine: Engine, request: Request, work: Work) -> tuple[int, in
     n, allowed = len(engine.X), request.allowed
     if engine.ranker is None or request.k >= engine.n_live or len(request) == 0:
         return None
-    if request.absmax > _EXTREME * max(engine.exact.absmax, 1e-30):
+    if request.absmax > EXTREME * max(engine.exact.absmax, 1e-30):
         return None
     if allowed is not None and allowed.count < _SPARSE_FILTER * n:
         return None

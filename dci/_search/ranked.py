@@ -15,6 +15,7 @@ from .._native.cells import CellArrays, Cells
 from .._native.kernels import LANES, Reservoirs
 from .._native.panels import lay_out, sizes_of
 from .._native.rows import Rows, pack, pack_short, panels_of, project
+from .._runtime.cached import cached
 from .._runtime.threads import Work, blocks, even_blocks
 from .._runtime.types import FloatArray, IdArray, IndexArray
 from .exact import block_rows
@@ -134,6 +135,12 @@ class Ranker:
     def project_queries(self, rows: Rows, start: int, stop: int) -> FloatArray:
         """Coordinates of queries start:stop, (stop - start, M rounded up to 16)."""
         return self._project(rows, np.arange(start, stop, dtype=np.int32), self._query_panels)
+
+    @cached
+    def scoring_panels(self) -> tuple[FloatArray, FloatArray]:
+        """Panels and bias that bring queries to what `cell_search.search` takes."""
+        factor = 1.0 if self.plan.ranking == "max" else -2.0  # a power of two: sums are rounded as without
+        return self._query_panels * np.float32(factor), self._no_bias
 
     def _project(self, rows: Rows, ids: IdArray, panels: FloatArray) -> FloatArray:
         out = np.empty((len(ids), panels.shape[0] * LANES), np.float32)
@@ -275,9 +282,7 @@ class Ranker:
     ) -> None:
         """Put candidates of queries start:stop, as positions in the cells, into L * (stop - start) reservoirs."""
         use_max = self.plan.ranking == "max"
-        coordinates = self.project_queries(rows, start, stop)
-        if not use_max:
-            coordinates *= np.float32(-2.0)
+        coordinates = self._project(rows, np.arange(start, stop, dtype=np.int32), self.scoring_panels[0])
         reservoirs.clear(self.plan.n_composite * (stop - start))
         cell_search.search(self.cells, coordinates, visits, use_max, reservoirs, allowed, sizes)
 

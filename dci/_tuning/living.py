@@ -10,6 +10,7 @@ times, so that drift and new clusters renew budgets and structure sooner.
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +113,11 @@ class Version:
     def is_behind(self) -> bool:
         """Whether more rows are pending than may be where somebody searches."""
         return len(self.points.rows) - self.n_indexed > _most_pending(self.n_indexed, _PENDING[1])
+
+    @cached
+    def ways(self) -> dict[tuple[int, float | None], Any]:
+        """Return what single queries of a k and a recall have prepared, kept as long as the version is."""
+        return {}
 
     @cached
     def embedding(self) -> MetricEmbedding | None:
