@@ -18,7 +18,8 @@ from .kernels cimport (
 
 cdef enum:
     # To measure anew: `python -m comparisons run --suite batch`.
-    GROUP = 8  # queries that go through a kernel together
+    GROUP = 8  # queries from which a sample of the cells pays, and panels are made floats for all of them
+    TILES = 24  # queries whose cells are scored together: whole tiles of 6 and of 8 rows
     SAMPLE = 16  # one panel in so many is sampled
     WIDENED = 16  # panels that are floats for a while, for many rows
 
@@ -82,17 +83,18 @@ cdef int open_best(Cells cells, const float *scores, Py_ssize_t row, Py_ssize_t 
 cdef int open_all(Cells cells, Batch *batch, Py_ssize_t max_visits) noexcept nogil:
     """Open the cells of every row."""
     cdef Py_ssize_t dim = cells.centers.shape[1], n_scores = cells.centers.shape[0] * LANES
-    cdef Py_ssize_t group, i, j, k, count
-    cdef const float *rows[GROUP]
+    cdef Py_ssize_t group, i, j, k, count, most = min(batch.n_rows, <Py_ssize_t>TILES)
+    cdef const float *rows[TILES]
     cdef int failed = 0
-    cdef float *workspace = <float *>malloc(GROUP * (dim + n_scores) * sizeof(float))
+    cdef float *workspace = <float *>malloc(most * (dim + n_scores) * sizeof(float))
+    cdef float *scores = workspace + most * dim
     cdef uint64_t *keys = <uint64_t *>malloc((n_scores + 1) * sizeof(uint64_t))
     if workspace == NULL or keys == NULL:
         failed = -1
     else:
-        for group in range((batch.n_rows + GROUP - 1) // GROUP):
-            i = group * GROUP
-            count = min(<Py_ssize_t>GROUP, batch.n_rows - i)
+        for group in range((batch.n_rows + TILES - 1) // TILES):
+            i = group * TILES
+            count = min(<Py_ssize_t>TILES, batch.n_rows - i)
             for j in range(count):
                 rows[j] = batch.queries + (i + j) * batch.stride
                 if batch.use_max:
@@ -101,9 +103,9 @@ cdef int open_all(Cells cells, Batch *batch, Py_ssize_t max_visits) noexcept nog
                     rows[j] = workspace + j * dim
             if n_scores:
                 table().affine(rows, count, dim, &cells.centers[0, 0, 0], &cells.center_bias[0],
-                               cells.centers.shape[0], workspace + GROUP * dim, n_scores)
+                               cells.centers.shape[0], scores, n_scores)
             for j in range(count):
-                failed |= open_best(cells, workspace + GROUP * dim + j * n_scores, i + j,
+                failed |= open_best(cells, scores + j * n_scores, i + j,
                                     max_visits, keys, batch)
     free(workspace)
     free(keys)

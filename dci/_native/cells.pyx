@@ -7,7 +7,7 @@ from libc.stdlib cimport free, malloc
 from .kernels cimport LANES, table
 
 cdef enum:
-    GROUP = 8  # rows that go through the kernel together
+    GROUP = 24  # rows that go through the kernel together: whole tiles of 6 and of 8 rows
 
 
 cdef struct Centers:
