@@ -24,6 +24,7 @@ from .read_rows import FileRows, rescorer
 MOST_CELLS = (1 << 27) - 1  # each wastes up to 15 positions, of which there are 2^32
 _BLOCK_PRODUCTS = 1 << 32  # of one block of queries: well under a second, so that Ctrl-C is answered
 # To measure anew: `python -m comparisons run --suite construction,knn`.
+_KEPT_BYTES = 64 << 20  # of coordinates that are kept from assigning points to copying them to their cells
 _SAMPLE_PER_CELL = 16  # points that k-means sees
 _OUTLIER = 6.0  # times the mean squared distance to the own centre
 _MAX_OUTLIERS = 0.01  # of all points; one panel is scanned as a whole anyway
@@ -64,12 +65,31 @@ class RankingPlan:
 class Ranker:
     """Projected points in cells.
 
+    Parameters
+    ----------
+    embedding : MetricEmbedding
+    plan : RankingPlan
+    rng : numpy.random.Generator
+    work : Work
+    known : (n, >= L * m) float32, optional
+        The coordinates of all points, if somebody has them.
+
+    Notes
+    -----
     Memory of a point: L * m numbers, of 16 bits if quantized, else of 32, and 2 L + 1 floats.
     Time to build: n * L * m * (2 * width + n_cells) products.
     """
 
-    def __init__(self, embedding: MetricEmbedding, plan: RankingPlan, rng: np.random.Generator, work: Work) -> None:
+    def __init__(
+        self,
+        embedding: MetricEmbedding,
+        plan: RankingPlan,
+        rng: np.random.Generator,
+        work: Work,
+        known: FloatArray | None = None,
+    ) -> None:
         self._set_up(embedding, plan)
+        self._known = known
         centers = self._choose_centers(rng, work)
         rows = np.arange(embedding.points.size, dtype=np.int32)
         cell_of, gap = self._assign(rows, centers, work)
@@ -77,6 +97,7 @@ class Ranker:
         if len(centers):
             cell_of[_outliers(gap, self.mean_gap, max(LANES, int(_MAX_OUTLIERS * len(gap))))] = len(centers)
         self.cells = self._fill(rows, cell_of, centers, work)
+        self._known = None
 
     def _set_up(self, embedding: MetricEmbedding, plan: RankingPlan) -> None:
         self.embedding = embedding
@@ -85,6 +106,7 @@ class Ranker:
         self._query_panels = panels_of(plan.for_queries.T)
         self._no_bias = np.zeros(self._point_panels.shape[0] * LANES, np.float32)
         self._nearest: Nearest | None = None  # of the centres, once it was needed
+        self._known: FloatArray | None = None  # coordinates of all points, while it is made
 
     @classmethod
     def restored(cls, embedding: MetricEmbedding, plan: RankingPlan, cells: Cells, mean_gap: float) -> "Ranker":
@@ -129,7 +151,11 @@ class Ranker:
         return reduced
 
     def project_points(self, ids: IdArray) -> FloatArray:
-        """Coordinates of points, (len(ids), M rounded up to 16)."""
+        """Coordinates of points, (len(ids), M rounded up to 16, or more); 0 where an id is negative."""
+        if self._known is not None:
+            found = self._known[ids]
+            found[ids < 0] = 0.0
+            return found
         return self._project(self.embedding.points, ids, self._point_panels)
 
     def project_queries(self, rows: Rows, start: int, stop: int) -> FloatArray:
@@ -165,14 +191,22 @@ class Ranker:
             work.tick(n)
             return cell_of, gap
         nearest = self._nearest = self._nearest or nearest_of(centers, work)
+        width = self._point_panels.shape[0] * LANES
+        kept = None
+        if self._known is None and n == self.embedding.points.size and n * width * 4 <= _KEPT_BYTES:
+            kept = np.empty((n, width), np.float32)
 
         def assign(block: tuple[int, int]) -> None:
             start, stop = block
             coordinates = self.project_points(rows[start:stop])
+            if kept is not None:
+                kept[start:stop] = coordinates
             nearest(coordinates, cell_of[start:stop], gap[start:stop])
             work.tick(stop - start)
 
         work.run(assign, blocks(n, BLOCK))
+        if kept is not None:
+            self._known = kept  # they are copied to their cells next
         return cell_of, gap
 
     def _fill(self, rows: IdArray, cell_of: IdArray, centers: FloatArray, work: Work) -> Cells:
