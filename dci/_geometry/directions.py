@@ -8,12 +8,14 @@ import numpy as np
 
 from .._native.rows import multiply
 from .._runtime.blas import eigh, qr, svd
+from .._runtime.threads import Work, even_blocks
 from .._runtime.types import FloatArray
 
 # Of the subspace iteration, as Halko, Martinsson & Tropp 2011 recommend; to measure anew: the tests of
 # `principal_directions` bound the spread that is lost, `python -m comparisons run --suite construction` the time.
 _OVERSAMPLING = 8
 _ROUNDS = 3
+_WORTH_THREADS = 10_000_000  # products: a fifth of a millisecond
 
 
 def random_directions(width: int, count: int, rng: np.random.Generator) -> FloatArray:
@@ -23,13 +25,26 @@ def random_directions(width: int, count: int, rng: np.random.Generator) -> Float
     return matrix.astype(np.float32)
 
 
-def principal_directions(sample: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+def principal_directions(
+    sample: FloatArray,
+    count: int,
+    rng: np.random.Generator,
+    work: Work | None = None,
+    start: FloatArray | None = None,
+    rounds: int = _ROUNDS,
+) -> FloatArray:
     """Find the directions of largest spread of centred rows, best first, (width, count).
 
     Parameters
     ----------
     sample : (s, width) float32
     count : int, at most width
+    work : Work, optional
+        Whose threads share products.
+    start : (width, some) float32, optional
+        Directions to begin with, which have been worth a round.
+    rounds : int
+        One tells the larger spreads from the smaller ones.
 
     Notes
     -----
@@ -40,15 +55,32 @@ def principal_directions(sample: FloatArray, count: int, rng: np.random.Generato
     width = sample.shape[1]
     size = min(width, count + _OVERSAMPLING)
     if 2 * size >= width:
-        gram = multiply(sample.T, sample)
+        gram = _shared(sample.T, sample, work)
         return eigh(gram)[1][:, ::-1][:, :count]
     transposed = np.ascontiguousarray(sample.T)
-    basis = orthonormal(rng.standard_normal((width, size)).astype(np.float32))
-    for _ in range(_ROUNDS):
-        basis = orthonormal(multiply(transposed, multiply(sample, basis)))
-    image = multiply(sample, basis)
+    basis = rng.standard_normal((width, size)).astype(np.float32)
+    if start is not None:
+        basis[:, : start.shape[1]] = np.sqrt(np.float32(width)) * start[:, :size]
+    basis = orthonormal(basis)
+    for _ in range(rounds - (start is not None)):
+        basis = orthonormal(_shared(transposed, _shared(sample, basis, work), work))
+    image = _shared(sample, basis, work)
     vectors = eigh(multiply(image.T, image))[1][:, ::-1]
     return multiply(basis, vectors[:, :count])
+
+
+def _shared(a: FloatArray, b: FloatArray, work: Work | None) -> FloatArray:
+    """Multiply, each thread some of the rows of `a`; the result does not depend on how many there are."""
+    if work is None or work.num_threads == 1 or a.size * b.shape[1] < _WORTH_THREADS:
+        return multiply(a, b)
+    out = np.empty((len(a), b.shape[1]), np.float32)
+
+    def share(block: tuple[int, int]) -> None:
+        part = slice(*block)
+        out[part] = multiply(a[part], b)
+
+    work.run(share, even_blocks(len(a), len(a), work.num_threads))
+    return out
 
 
 def orthonormal(columns: FloatArray) -> FloatArray:
@@ -60,7 +92,9 @@ def orthonormal(columns: FloatArray) -> FloatArray:
     return multiply(scaled, vectors / np.sqrt(values))
 
 
-def difference_directions(points: FloatArray, queries: FloatArray, count: int, rng: np.random.Generator) -> FloatArray:
+def difference_directions(
+    points: FloatArray, queries: FloatArray, count: int, rng: np.random.Generator, work: Work | None = None
+) -> FloatArray:
     """Find the directions that keep most of q - x: those of largest E[(u . (q - x))^2], (width, count).
 
     Parameters
@@ -71,7 +105,7 @@ def difference_directions(points: FloatArray, queries: FloatArray, count: int, r
         Rows centred with the same mean.
     """
     stacked = np.concatenate([points / np.sqrt(len(points)), queries / np.sqrt(len(queries))])
-    return principal_directions(stacked.astype(np.float32), count, rng)
+    return principal_directions(stacked.astype(np.float32), count, rng, work)
 
 
 def product_directions(points: FloatArray, queries: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
