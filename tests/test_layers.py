@@ -85,7 +85,7 @@ RULES = (
     ),
     *(
         Rule(f"{searcher} knows neither tuning nor dispatch", searcher, ("dci",), never=ABOVE_SEARCH)
-        for searcher in ("dci._search.exact", "dci._search.ranked")
+        for searcher in ("dci._search.exact", "dci._search.bounded", "dci._search.ranked")
     ),
     Rule(
         "attention._native stands on dci._native, and for its stubs on the names of types",

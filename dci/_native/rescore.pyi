@@ -1,6 +1,6 @@
 from typing import final
 
-from .._runtime.types import FloatArray, IdArray, IndexArray
+from .._runtime.types import BoolArray, DoubleArray, FloatArray, IdArray, IndexArray
 from .codes import Codes
 from .kernels import Reservoirs
 
@@ -19,3 +19,13 @@ def rescore(
     distances: FloatArray,
     indices: IndexArray,
 ) -> None: ...
+def rescore_bounded(
+    points: TrueDistances,
+    Q: FloatArray,
+    reservoirs: Reservoirs,
+    first: int,
+    exclude: IdArray | None,
+    bounds: DoubleArray,
+    distances: FloatArray,
+    indices: IndexArray,
+) -> BoolArray: ...

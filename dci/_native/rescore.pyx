@@ -1,13 +1,15 @@
 """True distances of candidates, and the k best of them."""
+import numpy as np
+
 from cython cimport final
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, frexp, ldexp, sqrt
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from .codes cimport Codes
-from .kernels cimport Reservoir, Reservoirs, entry, entry_score, select_keys, sort_keys, table
+from .kernels cimport Reservoir, Reservoirs, entry, entry_score, reservoir_cut, select_keys, sort_keys, table
 
 METRICS = ("l2", "ip", "cosine")
 
@@ -16,6 +18,7 @@ cdef enum:
     IP = 1
     COSINE = 2
     # To measure anew: `python -m comparisons run --suite latency,batch`.
+    STEP = 32  # candidates between two looks at whether the others may be left out
     MAX_LINES = 16   # cache lines of a candidate fetched ahead; from there the processor goes on
     IN_FLIGHT = 64   # cache lines fetched ahead in all
 
@@ -167,10 +170,9 @@ def rescore(TrueDistances points, const float[:, ::1] Q, Reservoirs reservoirs, 
         A row of X that is no answer to this query.
     distances, indices : (b, k), written; -1 and infinity where there are fewer than k candidates.
     """
-    cdef Py_ssize_t n_queries = Q.shape[0], k = distances.shape[1], i, j, last, kept
+    cdef Py_ssize_t n_queries = Q.shape[0], k = distances.shape[1], i, kept
     cdef bint products = points.metric == IP
     cdef double unit
-    cdef float value
     cdef uint64_t *keys
     cdef float *room
     if n_queries == 0:
@@ -186,16 +188,115 @@ def rescore(TrueDistances points, const float[:, ::1] Q, Reservoirs reservoirs, 
             unit = unit_of(&Q[i, 0], Q.shape[1], points.metric, points.absmax)
             kept = measure(points, &Q[i, 0], unit, -1 if exclude is None else exclude[i],
                            gather(reservoirs, i, n_queries, ids, keys), keys, room)
-            last = min(k, kept)
-            select_keys(keys, kept, last, last)
-            sort_keys(keys, last)
-            for j in range(k):
-                if j < last:
-                    value = entry_score(keys[j])
-                    indices[i, j] = <uint32_t>keys[j]
-                    distances[i, j] = <float>(0.0 - value / unit) if products else <float>(value / unit)
-                else:
-                    indices[i, j] = -1
-                    distances[i, j] = -INFINITY if products else INFINITY
+            write_best(keys, kept, unit, products, k, &distances[i, 0], &indices[i, 0])
     free(keys)
     free(room)
+
+
+cdef void write_best(uint64_t *keys, Py_ssize_t kept, double unit, bint products, Py_ssize_t k,
+                     float *distances, int64_t *indices) noexcept nogil:
+    """The k best of some entries, in order."""
+    cdef Py_ssize_t last = min(k, kept), j
+    cdef float value
+    select_keys(keys, kept, last, last)
+    sort_keys(keys, last)
+    for j in range(k):
+        if j < last:
+            value = entry_score(keys[j])
+            indices[j] = <uint32_t>keys[j]
+            distances[j] = <float>(0.0 - value / unit) if products else <float>(value / unit)
+        else:
+            indices[j] = -1
+            distances[j] = -INFINITY if products else INFINITY
+
+
+cdef struct Question:
+    const float *query
+    double unit
+    int64_t excluded  # a row of X that is no answer; -1 for none
+    Py_ssize_t k
+    const double *bound  # scale, stretch, slack, base
+
+
+cdef double score_limit(const double *bound, double distance, int metric) noexcept nogil:
+    """The score from which on points are farther than this, also after all rounding."""
+    cdef double length = distance * bound[0]
+    if metric == COSINE:
+        length = sqrt(2 * (distance + ldexp(1, -22)))  # of the difference of two unit vectors
+    length = length * (1 + ldexp(1, -21)) * bound[1] + bound[2]
+    return length * length - bound[3]
+
+
+cdef bint measure_bounded(TrueDistances points, const Question *asked, Reservoir *reservoir, uint64_t *keys,
+                          float *room, Py_ssize_t *kept) noexcept nogil:
+    """Measure candidates in order of their scores until the others are too far; returns whether they all are."""
+    cdef Py_ssize_t done = 0, count, j, k = asked.k
+    cdef double limit = INFINITY
+    cdef uint64_t worst
+    reservoir_cut(reservoir, reservoir.keep)
+    sort_keys(reservoir.entries, reservoir.count)
+    kept[0] = 0
+    while done < reservoir.count and not entry_score(reservoir.entries[done]) > limit:
+        count = min(<Py_ssize_t>STEP if done else k, reservoir.count - done)
+        for j in range(count):
+            keys[kept[0] + j] = <uint32_t>reservoir.entries[done + j]
+        kept[0] += measure(points, asked.query, asked.unit, asked.excluded, count, keys + kept[0], room)
+        done += count
+        if kept[0] >= k:
+            select_keys(keys, kept[0], k, k)
+            worst = keys[0]
+            for j in range(1, k):
+                worst = max(worst, keys[j])
+            limit = score_limit(asked.bound, entry_score(worst) / asked.unit, points.metric)
+    return done < reservoir.count or reservoir.tau > limit or reservoir.tau == INFINITY
+
+
+def rescore_bounded(TrueDistances points, const float[:, ::1] Q, Reservoirs reservoirs, Py_ssize_t first,
+                    const int32_t[::1] exclude, const double[:, ::1] bounds, float[:, ::1] distances,
+                    int64_t[:, ::1] indices):
+    """The k nearest of all points, where scores bound how near those outside the reservoirs can be.
+
+    Parameters
+    ----------
+    points : TrueDistances
+        Not of "ip".
+    Q : (b, d) float32
+    reservoirs : of size first + b, or more
+        Positions are rows of X; candidates of query i are in reservoir first + i.
+    exclude : (b,) int32, optional
+        A row of X that is no answer to this query.
+    bounds : (b, 4) float64
+        scale, stretch, slack and base: a point at distance D, times scale ("cosine": at sqrt(2 D)), has a score of at
+        most (D stretch + slack)^2 - base.
+    distances, indices : (b, k), k >= 1, written as by `rescore`
+
+    Returns
+    -------
+    (b,) bool
+        Which answers are proven to be the nearest of all.
+    """
+    cdef Py_ssize_t n_queries = Q.shape[0], i, kept = 0
+    cdef Question asked
+    proven = np.zeros(n_queries, bool)
+    cdef uint8_t[::1] view = proven.view(np.uint8)
+    cdef uint64_t *keys
+    cdef float *room
+    if n_queries == 0:
+        return proven
+    keys = <uint64_t *>malloc(reservoirs.item[0].capacity * sizeof(uint64_t))
+    room = <float *>malloc(max(points.dim, 1) * sizeof(float))
+    if keys == NULL or room == NULL:
+        free(keys)
+        free(room)
+        raise MemoryError("candidates of a query")
+    asked.k = distances.shape[1]
+    with nogil:
+        for i in range(n_queries):
+            asked.query, asked.bound = &Q[i, 0], &bounds[i, 0]
+            asked.unit = unit_of(asked.query, Q.shape[1], points.metric, points.absmax)
+            asked.excluded = -1 if exclude is None else exclude[i]
+            view[i] = measure_bounded(points, &asked, &reservoirs.item[first + i], keys, room, &kept)
+            write_best(keys, kept, asked.unit, False, asked.k, &distances[i, 0], &indices[i, 0])
+    free(keys)
+    free(room)
+    return proven

@@ -94,6 +94,11 @@ class ExactSearch:
     absmax : float
         Largest |x|.
     metric : {"l2", "ip", "cosine"}
+
+    Attributes
+    ----------
+    needs_double : bool
+        There are rows that only float64 ranks right.
     """
 
     def __init__(self, X: Matrix, absmax: float, metric: str) -> None:
@@ -102,7 +107,7 @@ class ExactSearch:
         self.metric = metric
         self.scale = power_of_two(absmax)
         self.row_scale = inverse_norms(X) if metric == "cosine" else None
-        self._only_direct = self._beyond_float32(None)
+        self.needs_double = self._beyond_float32(None)
 
     def _beyond_float32(self, ids: IdArray | None) -> bool:
         """Whether there are rows that float32 cannot normalise, so that only float64 ranks them right."""
@@ -159,7 +164,7 @@ class ExactSearch:
         wanted = k + (exclude is not None)
         keep = wanted + max(16, wanted // 4)
         pending = np.arange(nq)
-        only_direct = self._only_direct and (ids is None or self._beyond_float32(ids))
+        only_direct = self.needs_double and (ids is None or self._beyond_float32(ids))
         for more in (1, 16, 256):  # where many points are equally far, more of them have to be kept
             if len(pending) <= _FEW or n == 0 or only_direct or (more > 1 and more * keep > n // 4):
                 break

@@ -18,7 +18,7 @@ from .._search.ranked import MOST_CELLS, Ranker, RankingPlan
 from .._store.points import Points
 from .cost_model import is_tiny, most_ranked_cost
 from .engine import HELD_OUT, Engine
-from .pilot import choose_n_simple
+from .pilot import choose_n_simple, look_roughly
 
 # To measure anew: `python -m comparisons run --suite sensitivity,construction`.
 _CELLS = 1.5  # times as many cells as the papers: finer cells waste fewer visits
@@ -90,10 +90,11 @@ def _structure(
     # Ranking by distances needs inner products as distances.
     lifted = params.metric == "ip" and (ranking == "max" or (isinstance(kind, str) and kind == "random"))
     embedding = MetricEmbedding(X, absmax, params.metric, lifted)
-    plan = _choose_plan(engine, embedding, queries, params, kind, ranking, rng, work)
-    if plan is None:
+    chosen = _choose_plan(engine, embedding, queries, params, kind, ranking, rng, work)
+    if chosen is None:
         return engine
-    engine.ranker = Ranker(embedding, plan, rng, work)
+    plan, coordinates = chosen
+    engine.ranker = Ranker(embedding, plan, rng, work, coordinates)
     return engine
 
 
@@ -149,21 +150,21 @@ def _choose_plan(
     ranking: str,
     rng: np.random.Generator,
     work: Work,
-) -> RankingPlan | None:
-    """Everything that was left "auto"; None if ranking cannot pay."""
+) -> tuple[RankingPlan, FloatArray | None] | None:
+    """Everything that was left "auto", and coordinates of the points if there are some; None if ranking cannot pay."""
     n, width = len(engine.X), embedding.width
     n_cells = _n_cells(n, params.n_levels)
     if not isinstance(kind, str):
         n_composite = params.n_composite or 1
         matrix = np.zeros((width, len(kind)), np.float32)  # the coordinate of a lift, if any, stays 0
         matrix[: kind.shape[1]] = kind.T
-        return RankingPlan(matrix, matrix, "array", n_composite, len(kind) // n_composite, ranking, n_cells)
+        return RankingPlan(matrix, matrix, "array", n_composite, len(kind) // n_composite, ranking, n_cells), None
     n_composite = params.n_composite or (2 if ranking == "max" else 1)
     n_simple = params.n_simple
     if kind == "random":
         n_simple = n_simple or (10 if ranking == "max" else 32)
         matrix = dirs.random_directions(width, n_composite * n_simple, rng)
-        return RankingPlan(matrix, matrix, kind, n_composite, n_simple, ranking, n_cells)
+        return RankingPlan(matrix, matrix, kind, n_composite, n_simple, ranking, n_cells), None
 
     ids = np.sort(rng.choice(n, min(n, _SAMPLE), replace=False)).astype(np.int32)
     points = prepared(embedding.points, ids)
@@ -175,13 +176,22 @@ def _choose_plan(
         if embedding.product:
             for_points, for_queries = dirs.product_directions(points, sample, count)
         else:
-            for_points = for_queries = dirs.difference_directions(points, sample, count, rng)
+            for_points = for_queries = dirs.difference_directions(points, sample, count, rng, work)
     else:
-        for_points = for_queries = dirs.principal_directions(points, count, rng)
+        rough = None
+        if n_simple is None and np.isfinite(engine.most_cost):
+            rough = look_roughly(engine, embedding, points, count, n_cells, work)
+            if rough is None:
+                return None
+        for_points = for_queries = dirs.principal_directions(points, count, rng, work, rough)
+    coordinates = None
     if n_simple is None:
-        n_simple = choose_n_simple(engine, embedding, for_points, for_queries, n_cells, rng, work)
-        if n_simple is None:
+        choice = choose_n_simple(engine, embedding, for_points, for_queries, n_cells, rng, work)
+        if choice is None:
             return None
+        n_simple, coordinates = choice
+        if n_composite > 1 or (coordinates is not None and coordinates.shape[1] < n_simple):
+            coordinates = None
     total = n_simple * n_composite
     missing = total - for_points.shape[1]
     if missing > 0:  # more directions than were fitted: the rest at random
@@ -190,11 +200,12 @@ def _choose_plan(
         for_queries = np.concatenate([for_queries, rest], axis=1)
     # Composite indices take turns, so that each has some of the best directions.
     order = np.arange(total).reshape(n_simple, n_composite).T.ravel()
-    return RankingPlan(
+    plan = RankingPlan(
         np.ascontiguousarray(for_points[:, order]),
         np.ascontiguousarray(for_queries[:, order]),
         kind, n_composite, n_simple, ranking, n_cells, quantized=n_cells > 0 and ranking == "sum",
     )  # fmt: skip
+    return plan, coordinates
 
 
 def _n_cells(n: int, n_levels: int | None) -> int:

@@ -39,8 +39,17 @@ def most_ranked_cost(n: int, dim: int) -> float:
 def ranked_cost(visits: float, candidates: float, width: int, dim: int, n_cells: int) -> float:
     """Estimated time of one ranked query in a batch, in ns, `width` being L * m."""
     scan = visits * (width * COSTS.product + COSTS.point)
-    rescore = candidates * (COSTS.candidate + dim * COSTS.coordinate)
-    return COSTS.ranked_query + scan + rescore + n_cells * (width * COSTS.product + COSTS.cell)
+    return COSTS.ranked_query + scan + rescore_cost(candidates, dim) + n_cells * (width * COSTS.product + COSTS.cell)
+
+
+def rescore_cost(candidates: float, dim: int) -> float:
+    """Estimated time of comparing candidates with a query in full, in ns."""
+    return candidates * (COSTS.candidate + dim * COSTS.coordinate)
+
+
+def selection_cost(candidates: float) -> float:
+    """Estimated time of selecting candidates and of sorting them, in ns."""
+    return candidates * COSTS.candidate
 
 
 def mask_cost(n: int) -> float:
