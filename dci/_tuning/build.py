@@ -23,7 +23,7 @@ from .pilot import choose_n_simple, look_roughly
 # To measure anew: `python -m comparisons run --suite sensitivity,construction`.
 _CELLS = 1.5  # times as many cells as the papers: finer cells waste fewer visits
 _SAMPLE = 2048  # rows that directions are fitted to
-_MAX_SIMPLE = 64  # directions that are chosen among
+_MAX_SIMPLE = 64  # directions that are chosen among; half as many again where the most of them look best
 
 
 def build(
@@ -179,10 +179,12 @@ def _choose_plan(
             for_points = for_queries = dirs.difference_directions(points, sample, count, rng, work)
     else:
         rough = None
-        if n_simple is None and np.isfinite(engine.most_cost):
-            rough = look_roughly(engine, embedding, points, count, n_cells, work)
-            if rough is None:
+        if n_simple is None:
+            look = look_roughly(engine, embedding, points, count, n_cells, work)
+            if look is None:
                 return None
+            rough = look.directions
+            count = min(width, count + count // 2) if look.wants_more else count
         for_points = for_queries = dirs.principal_directions(points, count, rng, work, rough)
     coordinates = None
     if n_simple is None:

@@ -24,7 +24,7 @@ _POINTS = 4096  # sampled
 _ROUGH_ROWS, _ROUGH_POINTS = 512, 1024  # that a first look is satisfied with
 _HOPELESS = 1.8  # times the most that ranking may cost, in this first look, which finds it up to 2.3 times as expensive
 _REASON = "ranking was estimated not to pay"
-_STEPS = (8, 12, 16, 24, 32, 48)  # numbers of directions that are compared
+_STEPS = (8, 12, 16, 24, 32, 48, 64)  # numbers of directions that are compared
 _QUERY_COUNT = 10_000  # over so many queries the cost of building is spread
 
 
@@ -55,7 +55,9 @@ def choose_n_simple(
     ids = np.sort(rng.choice(n, min(n, _POINTS), replace=False)).astype(np.int32)
     sample = _Sample.of(embedding, ids, for_points)
     coordinates = None
-    bounds = None if embedding.product else _bounds(engine, embedding, sample, for_points)
+    bounds = None
+    if not embedding.product and len(engine.known) == 0:  # else bounds were of no use in the rough look
+        bounds = _bounds(engine, embedding, sample, for_points)
     if bounds is not None:
         search = BoundedSearch(engine.exact, embedding, bounds)
         held_out, k = (engine.held_out, engine.held_out_absmax), min(MAX_K, engine.most_neighbours)
@@ -63,6 +65,9 @@ def choose_n_simple(
         coordinates = search.coordinates
     best = 0
     for count, slack in zip(_QUERIES, (_FAR_FROM_PAYING, 1.0), strict=True):
+        if count == _QUERIES[-1]:
+            k = min(MAX_K, engine.most_neighbours)
+            engine.known = engine.neighbours(k, work)  # of all of them at once: points are read once for that
         best, cost = _cheapest(engine, embedding, sample, (for_points, for_queries), count, n_cells, work)
         if cost > slack * engine.most_cost:
             engine.reason = _REASON
@@ -70,9 +75,24 @@ def choose_n_simple(
     return best, coordinates
 
 
+class RoughLook(NamedTuple):
+    """What a look by a few rows found.
+
+    Attributes
+    ----------
+    directions : (width, count) float32
+        To begin with.
+    wants_more : bool
+        The more of them the better.
+    """
+
+    directions: FloatArray
+    wants_more: bool
+
+
 def look_roughly(
     engine: Engine, embedding: MetricEmbedding, rows: FloatArray, count: int, n_cells: int, work: Work
-) -> FloatArray | None:
+) -> RoughLook | None:
     """Find out soon where ranking by principal directions is far from paying: by a few rows, points and queries.
 
     Parameters
@@ -86,20 +106,21 @@ def look_roughly(
 
     Returns
     -------
-    (width, count) float32
-        Directions to begin with; None if ranking is not worth more time.
+    RoughLook
+        None if ranking is not worth more time.
     """
     n = len(engine.X)
     some = rows[:: max(1, len(rows) // _ROUGH_ROWS)]
     directions = principal_directions(some, count, np.random.default_rng(0), work, rounds=1)
     sample = _Sample.of(embedding, np.linspace(0, n - 1, min(n, _ROUGH_POINTS)).astype(np.int32), directions)
     if not embedding.product and _bounds(engine, embedding, sample, directions) is not None:
-        return directions  # the neighbours take longer to find this way
+        return RoughLook(directions, False)  # the neighbours take longer to find this way
     pair = directions, directions
-    if _cheapest(engine, embedding, sample, pair, _QUERIES[0], n_cells, work)[1] > _HOPELESS * engine.most_cost:
+    best, cost = _cheapest(engine, embedding, sample, pair, _QUERIES[0], n_cells, work)
+    if cost > _HOPELESS * engine.most_cost:
         engine.reason = _REASON
         return None
-    return directions
+    return RoughLook(directions, best == count)
 
 
 class _Sample(NamedTuple):
