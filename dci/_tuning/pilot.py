@@ -24,7 +24,7 @@ _POINTS = 4096  # sampled
 _ROUGH_ROWS, _ROUGH_POINTS = 512, 1024  # that a first look is satisfied with
 _HOPELESS = 1.8  # times the most that ranking may cost, in this first look, which finds it up to 2.3 times as expensive
 _REASON = "ranking was estimated not to pay"
-_STEPS = (8, 12, 16, 24, 32, 48, 64)  # numbers of directions that are compared
+_STEPS = (8, 12, 16, 24, 32, 40, 48, 64)  # numbers of directions that are compared
 _QUERY_COUNT = 10_000  # over so many queries the cost of building is spread
 
 
