@@ -21,6 +21,7 @@ _FEW = 3  # queries that are answered faster one by one than in a tile
 _RESERVOIR_BYTES = 64 << 20  # of all reservoirs of one block of queries
 _ROW_BYTES = 2 << 20  # of the coordinates of one block of queries
 _SHARED = 512  # queries a thread from which threads share the queries instead of the points
+_CENTERED_BY = 256  # rows whose mean is near enough to all: numbers around it lose fewer digits
 _STEP = 1_000_000_000  # products between two looks at Ctrl-C
 
 
@@ -121,7 +122,7 @@ class ExactSearch:
         """Points and queries as the filter sees them, the scale of points, and the factor of the queries."""
         if self.metric == "l2":
             scale = min(self.scale, power_of_two(q_absmax))
-            center = sample_mean(Rows(self.X, scale), ids)
+            center = sample_mean(Rows(self.X, scale), ids, _CENTERED_BY)
             return Rows(self.X, scale, center=center), Rows(Q, scale, center=center), scale, -2.0
         if self.metric == "cosine":
             return Rows(self.X, 1.0, self.row_scale), Rows(Q, 1.0, inverse_norms(Q)), 1.0, -1.0

@@ -10,7 +10,7 @@ from .._geometry.metric import MetricEmbedding
 from .._native.cell_search import count_below
 from .._native.kernels import LANES
 from .._native.rows import multiply, prepared
-from .._runtime.threads import Work
+from .._runtime.threads import Work, even_blocks
 from .._runtime.types import FloatArray, IdArray, IndexArray
 from .._search.bounded import BoundedSearch, Bounds, bounds_of
 from .cost_model import build_cost, exact_cost, ranked_cost, rescore_cost, selection_cost
@@ -21,6 +21,7 @@ _QUERIES = 16, 64  # a few first: where ranking is far from paying, they tell
 _FAR_FROM_PAYING = 1.1  # times the most that it may cost
 _MUCH_FASTER = 0.6  # share of the time of exact search that search by bounds may take
 _POINTS = 4096  # sampled
+_AT_ONCE = 512  # points whose rows are still in a cache when they are projected
 _ROUGH_ROWS, _ROUGH_POINTS = 512, 1024  # that a first look is satisfied with
 _HOPELESS = 1.8  # times the most that ranking may cost, in this first look, which finds it up to 2.3 times as expensive
 _REASON = "ranking was estimated not to pay"
@@ -53,7 +54,7 @@ def choose_n_simple(
     """
     n = len(engine.X)
     ids = np.sort(rng.choice(n, min(n, _POINTS), replace=False)).astype(np.int32)
-    sample = _Sample.of(embedding, ids, for_points)
+    sample = _Sample.of(embedding, ids, for_points, work)
     coordinates = None
     bounds = None
     if not embedding.product and len(engine.known) == 0:  # else bounds were of no use in the rough look
@@ -112,7 +113,8 @@ def look_roughly(
     n = len(engine.X)
     some = rows[:: max(1, len(rows) // _ROUGH_ROWS)]
     directions = principal_directions(some, count, np.random.default_rng(0), work, rounds=1)
-    sample = _Sample.of(embedding, np.linspace(0, n - 1, min(n, _ROUGH_POINTS)).astype(np.int32), directions)
+    ids = np.linspace(0, n - 1, min(n, _ROUGH_POINTS)).astype(np.int32)
+    sample = _Sample.of(embedding, ids, directions, work)
     if not embedding.product and _bounds(engine, embedding, sample, directions) is not None:
         return RoughLook(directions, False)  # the neighbours take longer to find this way
     pair = directions, directions
@@ -130,9 +132,18 @@ class _Sample(NamedTuple):
     coordinates: FloatArray
 
     @classmethod
-    def of(cls, embedding: MetricEmbedding, ids: IdArray, directions: FloatArray) -> "_Sample":
-        rows = prepared(embedding.points, ids)
-        return cls(rows, multiply(rows, directions))
+    def of(cls, embedding: MetricEmbedding, ids: IdArray, directions: FloatArray, work: Work) -> "_Sample":
+        sample = cls(
+            np.empty((len(ids), embedding.width), np.float32), np.empty((len(ids), directions.shape[1]), np.float32)
+        )
+
+        def take(block: tuple[int, int]) -> None:
+            part = slice(*block)
+            sample.rows[part] = prepared(embedding.points, ids[part])
+            sample.coordinates[part] = multiply(sample.rows[part], directions)
+
+        work.run(take, even_blocks(len(ids), _AT_ONCE, work.num_threads))
+        return sample
 
 
 def _cheapest(
