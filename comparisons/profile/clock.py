@@ -124,22 +124,26 @@ class Clock:
 
 
 class Replacement(NamedTuple):
-    """`make(clock, original)` stands for the attribute `name` of a module or class while the clock watches."""
+    """`make(clock, original)` stands for the attribute `name` of a module or class while the clock watches.
+
+    `title` is that of the stage that it is, "" if it is none or several.
+    """
 
     owner: Any
     name: str
     make: Callable[[Clock, Any], Any]
+    title: str = ""
 
 
 @contextmanager
 def watched(clock: Clock, replacements: Sequence[Replacement]) -> Iterator[None]:
     """Put the replacements in their places, and the originals back."""
-    for owner, name, _ in replacements:
+    for owner, name, *_ in replacements:
         if not callable(vars(owner).get(name)):
             raise StaleProfileError(f"{owner.__name__} has no function {name!r} any more: see comparisons/profile")
-    originals = [(owner, name, vars(owner)[name]) for owner, name, _ in replacements]
+    originals = [(owner, name, vars(owner)[name]) for owner, name, *_ in replacements]
     try:
-        for owner, name, make in replacements:
+        for owner, name, make, _ in replacements:
             setattr(owner, name, make(clock, vars(owner)[name]))
         yield
     finally:
@@ -180,7 +184,7 @@ def stage(
 
         return timed
 
-    return Replacement(owner, name, make)
+    return Replacement(owner, name, make, title)
 
 
 def counted(owner: Any, name: str, work: Callable[..., Amount]) -> Replacement:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ def _attention(name: str, length: int, count: int, tolerance: float, smoke: bool
 
 
 def _cached(smoke: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Queries (1, Hq, …, E) in no order, the first `OBSERVED` of a prompt; keys and values; how many are cached."""
+    """Return queries (1, Hq, …, E) in no order, the first `OBSERVED` of a prompt, keys, values, how many are cached."""
     cached, n_heads = (SMOKE_LENGTH, 1) if smoke else (CACHED, 4)
     some = heads.load("smooth-64-peaked", cached + MORE).some(n_heads)
     rng = np.random.default_rng(0)
