@@ -98,7 +98,7 @@ def stage_table(stages: Sequence[Row], limits: Limits) -> tables.Table:
         rows.append(_cells(f"{name}: the rest" if name in phases else name, _median(row), total, _amount(row), limits))
     if small:
         seconds = sum(map(_median, small))
-        rows.append([f"{len(small)} stages below {LEAST:.0%}", *_cells("", seconds, total, Amount(), limits)[1:]])
+        rows.append([f"others, each below {LEAST:.0%}", *_cells("", seconds, total, Amount(), limits)[1:]])
     work = Amount(*map(sum, zip(*map(_amount, stages), strict=True)))
     rows.append(_cells("all", total, total, work, limits))
     least = sum(limits.seconds(_amount(row)) for row in stages)
