@@ -22,11 +22,11 @@ def run(run: Run, workloads: Iterable[Workload], smoke: bool = False) -> None:
     """Profile workloads, and keep what was found in the run."""
     repeats = 1 if smoke else REPEATS
     with _one_thread():
-        run.step("limits before", lambda: [_limits(smoke)])
+        run.step("limits before", lambda: [_limits("limits before", smoke)])
         for workload in workloads:
             print(f"  profile: {workload.name}", file=sys.stderr, flush=True)
             run.step(workload.name, lambda workload=workload: rows(workload, repeats, smoke))
-        run.step("limits after", lambda: [_limits(smoke)])
+        run.step("limits after", lambda: [_limits("limits after", smoke)])
 
 
 def rows(workload: Workload, repeats: int, smoke: bool = False) -> list[Row]:
@@ -67,8 +67,8 @@ def _turn(clock: Clock, call: Callable[[], object]) -> tuple[dict[str, float], d
     return seconds, clock.work
 
 
-def _limits(smoke: bool) -> Row:
-    return {"suite": SUITE, "data": MACHINE, "operation": "limits", **limits.measure(smoke)._asdict()}
+def _limits(when: str, smoke: bool) -> Row:
+    return {"suite": SUITE, "data": MACHINE, "operation": when, **limits.measure(smoke)._asdict()}
 
 
 def _seconds(call: Callable[[], object]) -> float:

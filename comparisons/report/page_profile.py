@@ -33,8 +33,8 @@ def write(runs: Sequence[dict[str, Any]], document: Path) -> None:
         last = runs[-1]["sessions"][-1]
         torch = last["versions"].get("torch", "?")
         machine = (
-            f"One thread of {last['cpu']} ({last['instruction_set']}), torch {torch}, {last['time'][:10]}; the machine's "
-            f"load was {last['load']:g} when the run began, on {last['cpus']} processors."
+            f"One thread of {last['cpu']} ({last['instruction_set']}), torch {torch}, {last['time'][:10]}; "
+            f"the machine's load was {last['load']:g} when the run began, on {last['cpus']} processors."
         )
         parts = "\n\n".join([machine, *text_of(rows)])
         document.write_text(f"{before}{BEGIN}\n\n{parts}\n\n{END}{after}", encoding="utf-8")

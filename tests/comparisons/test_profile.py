@@ -194,6 +194,15 @@ def test_results_are_written_again_without_measuring(profiled, tmp_path):
     assert document.read_text().count("### ") > 10
 
 
+def test_the_better_of_the_limits_before_and_after_counts(profiled):
+    from comparisons.report import page, page_profile
+
+    before, after = (profiled[0]["steps"][f"limits {when}"][0] for when in ("before", "after"))
+    found = page_profile.limits_of(page.latest([profiled[0]]))
+    assert found.exps == max(before["exps"], after["exps"])
+    assert found.bytes == max(before["bytes"], after["bytes"])
+
+
 def test_unknown_workloads_are_one_line_and_code_2(capsys):
     pytest.importorskip("torch")
     assert main(["profile", "--workloads", "speed"]) == 2
