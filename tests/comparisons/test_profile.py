@@ -139,7 +139,7 @@ def test_every_workload_has_its_stages(profiled):
     run, _ = profiled
     expected = {
         "heads-4k": {"plan", "plan: cells", "queries ordered", "search: far cells", "run: near keys", "check"},
-        "causal-16k": {"run: recent keys", "run: linear forms", "sample: exact rows", "cells: moments"},
+        "causal-16k": {"search: recent keys", "search: linear forms", "sample: exact rows", "cells: moments"},
         "step": {"step: linear forms", "step: recent keys", "append", "queries remembered"},
         "fold": {"sample: near keys", "search: far cells", "cells: keys packed", "plan: directions"},
         "fit-manifold": {"directions", "cells: centres", "cells: points assigned", "calibration: true neighbours"},
