@@ -124,7 +124,7 @@ def profiled(tmp_path_factory):
         patch.setattr(heads, "load", lambda name, length: made if name.startswith("heads") else load(name, length))
         path = tmp_path_factory.mktemp("profile") / "run.json"
         document = path.with_name("page.md")
-        document.write_text(f"before\n\n{page_profile.BEGIN}\nold\n{page_profile.END}\nafter\n")
+        document.write_text(f"before\n\n{page_profile.BEGIN}\nformer figures\n{page_profile.END}\nafter\n")
         assert main(["profile", "--smoke", "--out", str(path), "--page", str(document)]) == 0
     return results.read(path), document.read_text()
 
@@ -177,7 +177,7 @@ def test_the_page_has_a_table_for_every_workload(profiled):
     _, text = profiled
     assert text.startswith("before\n\n<!-- profile: made by")
     assert text.endswith("<!-- profile: end -->\nafter\n")
-    assert "old" not in text
+    assert "former figures" not in text
     assert [line[4:] for line in text.splitlines() if line.startswith("### ")] == [w.title for w in workloads.WORKLOADS]
     assert "| all " in text
 
