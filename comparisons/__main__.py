@@ -8,10 +8,19 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from comparisons.attention import suites as attention_suites
 from comparisons.data import heads
-from comparisons.data.datasets import DATASETS, FILE_TYPES, SIZED, ComparisonError, MissingPackageError, load
+from comparisons.data.datasets import (
+    DATASETS,
+    FILE_TYPES,
+    SIZED,
+    ComparisonError,
+    MissingPackageError,
+    load,
+    optional,
+)
 from comparisons.harness import machine, results
 from comparisons.harness.results import Run
 from comparisons.knn import adapters, costs, filters, suites
@@ -119,6 +128,27 @@ def run_filters(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_profile(options: argparse.Namespace) -> int:
+    """Profile, print the tables, and write them into a document if one is named."""
+    optional("torch", "the profile")
+    from comparisons.profile import bench, workloads
+    from comparisons.report import page_profile
+
+    if not options.results:
+        chosen = workloads.named(options.workloads)
+        path = options.out or results.new_path(bench.SUITE)
+        run = Run(path, 1, command=options.command)
+        bench.run(run, chosen, options.smoke)
+        run.finish()
+        print("\n\n".join(page_profile.text_of(run.rows())))
+        print(f"\nraw results: {path}")
+        options.results = [path]
+    if options.page:
+        page_profile.write([results.read(path) for path in options.results], options.page)
+        print(options.page)
+    return 0
+
+
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
@@ -135,7 +165,7 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m comparisons", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run | report | list | memory | filters | calibrate-costs")
+    commands = parser.add_subparsers(required=True, metavar="run | report | list | …")
     run = commands.add_parser("run", help="measure")
     run.add_argument("--suite", default="knn", metavar="NAME", help="suites, comma-separated, or all (default knn)")
     run.add_argument("--data", action="append", metavar="NAME", help="a data set or a file; repeatable")
@@ -161,9 +191,20 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = commands.add_parser("calibrate-costs", help="measure the constants of the cost model; change nothing")
     calibrate.add_argument("--smoke", action="store_true", help="few sizes, one round: does it run?")
     calibrate.set_defaults(run=run_calibrate_costs)
+    _add_profile(commands)
     for command in (run, memory, filtered):
         command.add_argument("--threads", type=_positive, default=THREADS, help="threads for every rival (default 2)")
     return parser
+
+
+def _add_profile(commands: Any) -> None:
+    profile = commands.add_parser("profile", help="where the time goes, stage by stage, beside the machine's limits")
+    profile.add_argument("--workloads", metavar="NAMES", help="comma-separated (default: all; four minutes)")
+    profile.add_argument("--out", type=Path, metavar="JSON", help="the file to keep (default: a new one in results/)")
+    profile.add_argument("--results", action="append", type=Path, metavar="JSON", help="measure nothing, take these")
+    profile.add_argument("--page", type=Path, metavar="FILE", help="write tables between the marks of this document")
+    profile.add_argument("--smoke", action="store_true", help="little data, one round: does it run?")
+    profile.set_defaults(run=run_profile)
 
 
 if __name__ == "__main__":
