@@ -25,8 +25,9 @@ from .planning import HeadPlan
 ALL_NEAR = -1.0  # a threshold that every cell is above
 # To measure these anew: python -m comparisons run --suite attention_layers
 _CHUNK = 1024  # queries that a thread takes at once
-_FEWER = 256  # outlier queries: with all keys, what is between two looks at Ctrl-C
+_FEWER = 256  # outlier queries, each with moments of its own: what is between two looks at Ctrl-C
 _ALONE = 0.25  # times the threshold, for outlier queries: each of these may attend mostly to some key of its own
+_APART = 0.5  # the same, where they share all but their variances with their block
 REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
 _SEGMENT = 768  # keys that causal attention takes exactly, at most
 
@@ -164,12 +165,13 @@ class Head:
         local = None if self.stops is None else LocalKeys(self.key, self.value, self.stops, segment.boundary)
         # Several chunks at once share a workspace.
         size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
-        touched, outliers = self._attend(rows, threshold, out, local, wanted, REACH, size)
+        if self.stops is not None:
+            # Many of a segment's queries may be outliers: moments that are read for each of them take too long.
+            return self._attend(rows, threshold, out, local, wanted, REACH, size, _APART)[0]
+        touched, outliers = self._attend(rows, threshold, out, None, wanted, REACH, size)
         if wanted is not None:
             outliers = outliers[np.isin(outliers, rows[wanted == 1])]
-        # Few of a segment's queries are outliers: moments that are read for each of them take as long as the keys do.
-        alone, reach = (_ALONE * threshold, 0.0) if self.stops is None else (ALL_NEAR, REACH)
-        return touched + self._attend(outliers, alone, out, local, None, reach, _FEWER)[0]
+        return touched + self._attend(outliers, _ALONE * threshold, out, None, None, 0.0, _FEWER)[0]
 
     def _attend(
         self,
@@ -180,6 +182,7 @@ class Head:
         wanted: npt.NDArray[np.uint8] | None,
         reach: float,
         size: int,
+        apart: float = 0.0,
     ) -> tuple[int, IdArray]:
         """Attend with rows, `size` at once; return the pairs that were scored, and rows out of their blocks' reach."""
         done: dict[int, tuple[int, IdArray]] = {}
@@ -188,7 +191,7 @@ class Head:
             part = slice(start, start + size)
             these = None if wanted is None else wanted[part]
             done[start] = self.field.attend_rows(
-                self.query, rows[part], threshold, out, local, these, reach, self.risks
+                self.query, rows[part], threshold, out, local, these, reach, self.risks, apart
             )
 
         starts = range(0, len(rows), size)

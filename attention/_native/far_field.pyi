@@ -34,5 +34,6 @@ class Field(Moments):
         wanted: npt.NDArray[np.uint8] | None = None,
         reach: float = ...,
         risks: FloatArray | None = None,
+        apart: float = ...,
     ) -> tuple[int, IdArray]: ...
     def exact_rows(self, queries: FloatArray, rows: IdArray, out: FloatArray, local: LocalKeys) -> None: ...
