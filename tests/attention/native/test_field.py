@@ -310,7 +310,7 @@ class TestClosure:
         values = np.tanh(keys @ normal(12, 7, seed=1))
         cells = np.argsort(np.argsort(keys[:, 0])) // 50
         queries = 0.1 * normal(64, 12, seed=2)
-        queries[:odd] = 3 * normal(odd, 12, seed=3)
+        queries[:odd] = 8 * normal(odd, 12, seed=3)
         field = make(keys, values, cells, 10, pair)
         field.advance(500)
         out = np.full((64, field.width), np.nan, np.float32)
