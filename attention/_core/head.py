@@ -107,6 +107,8 @@ class Head:
         self._order: IdArray | None = None
         self.risks = np.zeros(len(self.query), np.float32)  # squared errors that the last calls suspect
         self.field = make_field(plan, key, value, scale, options, work.num_threads)
+        if stops is not None:  # many of a segment's queries may be outliers: moments read for each of them take too long
+            self.field.apart = _APART
 
     def segments(self) -> list[Segment]:
         """Cut the queries where the keys before them have grown by a segment."""
@@ -166,8 +168,7 @@ class Head:
         # Several chunks at once share a workspace.
         size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
         if self.stops is not None:
-            # Many of a segment's queries may be outliers: moments that are read for each of them take too long.
-            return self._attend(rows, threshold, out, local, wanted, REACH, size, _APART)[0]
+            return self._attend(rows, threshold, out, local, wanted, REACH, size)[0]
         touched, outliers = self._attend(rows, threshold, out, None, wanted, REACH, size)
         if wanted is not None:
             outliers = outliers[np.isin(outliers, rows[wanted == 1])]
@@ -182,7 +183,6 @@ class Head:
         wanted: npt.NDArray[np.uint8] | None,
         reach: float,
         size: int,
-        apart: float = 0.0,
     ) -> tuple[int, IdArray]:
         """Attend with rows, `size` at once; return the pairs that were scored, and rows out of their blocks' reach."""
         done: dict[int, tuple[int, IdArray]] = {}
@@ -191,7 +191,7 @@ class Head:
             part = slice(start, start + size)
             these = None if wanted is None else wanted[part]
             done[start] = self.field.attend_rows(
-                self.query, rows[part], threshold, out, local, these, reach, self.risks, apart
+                self.query, rows[part], threshold, out, local, these, reach, self.risks
             )
 
         starts = range(0, len(rows), size)

@@ -10,6 +10,7 @@ from .near_field import LocalKeys
 @disjoint_base
 class Field(Moments):
     lse: FloatArray | None
+    apart: float
     def __init__(
         self,
         keys: FloatArray,
@@ -34,6 +35,5 @@ class Field(Moments):
         wanted: npt.NDArray[np.uint8] | None = None,
         reach: float = ...,
         risks: FloatArray | None = None,
-        apart: float = ...,
     ) -> tuple[int, IdArray]: ...
     def exact_rows(self, queries: FloatArray, rows: IdArray, out: FloatArray, local: LocalKeys) -> None: ...

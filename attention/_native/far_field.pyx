@@ -60,8 +60,12 @@ cdef class Field(Moments):
     ----------
     lse : (G * L,) float32 or None
         Where calls put, at their rows, the logarithm of the sum of all exponentials; None at first, for nowhere.
+    apart : float
+        Times the threshold, for queries out of their block's reach: each has the variances of its own scores within the
+        cells, and shares the block's form of the values. At 0, as at first, calls leave them out and return them.
     """
     cdef public float[::1] lse
+    cdef public float apart
     cdef list workspaces  # those that no thread uses
     cdef Strays strays
     cdef float scale
@@ -89,7 +93,7 @@ cdef class Field(Moments):
 
     def attend_rows(self, const float[:, ::1] queries, const int32_t[::1] order, float threshold, float[:, ::1] out,
                     LocalKeys local=None, const uint8_t[::1] wanted=None, float reach=INFINITY,
-                    float[::1] risks=None, float apart=0):
+                    float[::1] risks=None):
         """Attention of some rows over the keys taken so far, and over local keys.
 
         Parameters
@@ -110,9 +114,6 @@ cdef class Field(Moments):
             each has linear forms of its own, and none is out of reach.
         risks : (G * L,) float32, optional
             Receives at these rows the squared errors that the estimates are suspected of.
-        apart : float
-            Times the threshold, for queries out of reach: each has the variances of its own scores within the cells,
-            and shares the block's form of the values. At 0 they are left out and returned.
 
         Returns
         -------
@@ -129,7 +130,7 @@ cdef class Field(Moments):
             return 0, outliers
         cdef Workspace w = self.take_workspace(min(n, step))
         cdef float *risk_of = NULL
-        w.block, w.apart = block, apart
+        w.block = block
         cdef float *lse = NULL
         if self.lse is not None:
             lse = &self.lse[0]
@@ -289,11 +290,11 @@ cdef class Field(Moments):
                 if w.scores[i] > max(reach, min(OUTLIER_RATIO * mean_variance, OUTLIER_VARIANCE)):
                     w.is_outlier[first + i] = 1
                     n_outliers += 1
-                    if w.apart == 0:
+                    if self.apart == 0:
                         continue
-                    w.unlike[first + i] = 1 / w.apart
+                    w.unlike[first + i] = 1 / self.apart
                 w.widest[b] = max(w.widest[b], w.scores[i])
-            if w.apart > 0 and n_outliers == count:  # the mean of all is as good as any
+            if self.apart > 0 and n_outliers == count:  # the mean of all is as good as any
                 memcpy(w.is_apart + first, w.is_outlier + first, count)
                 memset(w.is_outlier + first, 0, count)
                 n_outliers = 0
@@ -304,7 +305,7 @@ cdef class Field(Moments):
         for i in range(dim):
             for k in range(m):
                 spread[i * m + k] = w.wide[i * pad + k] / (count - n_outliers)
-        if w.apart > 0 and n_outliers:
+        if self.apart > 0 and n_outliers:
             self.set_apart(w, b)
 
     cdef void set_apart(self, Workspace w, Py_ssize_t b) noexcept nogil:

@@ -55,7 +55,6 @@ cdef class Workspace:
     cdef float *panel
     cdef int32_t *limits
     cdef const uint8_t *wanted
-    cdef float apart
 
     cdef bint allocate(self, Py_ssize_t n, Py_ssize_t n_cells, Py_ssize_t cells, Py_ssize_t dim, Py_ssize_t value_pad,
                        Py_ssize_t m, Py_ssize_t deviation_pad, Py_ssize_t strays) noexcept nogil

@@ -313,8 +313,9 @@ class TestClosure:
         queries[:odd] = 8 * normal(odd, 12, seed=3)
         field = make(keys, values, cells, 10, pair)
         field.advance(500)
+        field.apart = 0.5
         out = np.full((64, field.width), np.nan, np.float32)
-        _, left = field.attend_rows(queries, np.arange(64, dtype=np.int32), ALL_FAR, out, reach=1e-3, apart=0.5)
+        _, left = field.attend_rows(queries, np.arange(64, dtype=np.int32), ALL_FAR, out, reach=1e-3)
         assert len(left) == 0
         expected = closure(queries, keys, values, cells, 10, pair, apart=np.arange(64) < odd)
         np.testing.assert_allclose(out, expected, atol=1e-3)
@@ -327,7 +328,9 @@ class TestClosure:
         field = make(keys, values, np.argsort(np.argsort(keys[:, 0])) // 50, 10)
         field.advance(500)
         order, out = np.arange(64, dtype=np.int32), np.empty((64, 7), np.float32)
-        touched = [field.attend_rows(queries, order, 1.0, out, reach=1e-3, apart=part)[0] for part in (1.0, 0.5, 0.01)]
+        touched = []
+        for field.apart in (1.0, 0.5, 0.01):
+            touched.append(field.attend_rows(queries, order, 1.0, out, reach=1e-3)[0])
         assert touched == sorted(touched)
         assert touched[0] < touched[-1]
 
