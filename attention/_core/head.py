@@ -25,8 +25,9 @@ from .planning import HeadPlan
 ALL_NEAR = -1.0  # a threshold that every cell is above
 # To measure these anew: python -m comparisons run --suite attention_layers
 _CHUNK = 1024  # queries that a thread takes at once
-_FEWER = 256  # outlier queries: with all keys, what is between two looks at Ctrl-C
+_FEWER = 256  # outlier queries, each with moments of its own: what is between two looks at Ctrl-C
 _ALONE = 0.25  # times the threshold, for outlier queries: each of these may attend mostly to some key of its own
+_APART = 0.5  # the same, where they share all but their variances with their block
 REACH = 1.0  # variance of scores within a cell by which a query may differ from the mean of its block
 _SEGMENT = 768  # keys that causal attention takes exactly, at most
 
@@ -106,6 +107,8 @@ class Head:
         self._order: IdArray | None = None
         self.risks = np.zeros(len(self.query), np.float32)  # squared errors that the last calls suspect
         self.field = make_field(plan, key, value, scale, options, work.num_threads)
+        if stops is not None:  # many of a segment's queries may be outliers: moments read for each of them take too long
+            self.field.apart = _APART
 
     def segments(self) -> list[Segment]:
         """Cut the queries where the keys before them have grown by a segment."""
@@ -164,12 +167,12 @@ class Head:
         local = None if self.stops is None else LocalKeys(self.key, self.value, self.stops, segment.boundary)
         # Several chunks at once share a workspace.
         size = _CHUNK * max(1, min(4, len(rows) // (_CHUNK * self.work.num_threads)))
-        touched, outliers = self._attend(rows, threshold, out, local, wanted, REACH, size)
+        if self.stops is not None:
+            return self._attend(rows, threshold, out, local, wanted, REACH, size)[0]
+        touched, outliers = self._attend(rows, threshold, out, None, wanted, REACH, size)
         if wanted is not None:
             outliers = outliers[np.isin(outliers, rows[wanted == 1])]
-        # Few of a segment's queries are outliers: moments that are read for each of them take as long as the keys do.
-        alone, reach = (_ALONE * threshold, 0.0) if self.stops is None else (ALL_NEAR, REACH)
-        return touched + self._attend(outliers, alone, out, local, None, reach, _FEWER)[0]
+        return touched + self._attend(outliers, _ALONE * threshold, out, None, None, 0.0, _FEWER)[0]
 
     def _attend(
         self,

@@ -10,6 +10,7 @@ from .near_field import LocalKeys
 @disjoint_base
 class Field(Moments):
     lse: FloatArray | None
+    apart: float
     def __init__(
         self,
         keys: FloatArray,

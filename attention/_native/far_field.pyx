@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 
 from dci._native.kernels cimport LANES, table
 
+from .gains cimport CLOSURE, doubt, gain, score_apart, weigh_apart
 from .moments cimport Moments
 from .near_field cimport (
     LocalKeys,
@@ -34,14 +35,10 @@ cdef enum:
 cdef float OUTLIER_RATIO = 2
 cdef float OUTLIER_VARIANCE = 2
 cdef float LEAST_VARIANCE = 1e-3  # of scores, which rounding alone may make; what differs by less is alike
-cdef float SPREAD = 0.1  # of the squared variance that the linear forms leave out, in the squared error of a mass
-cdef float ABOVE = 3  # standard deviations by which some key of a cell may score above the mean of them
 cdef float SUSPECTED = 2  # a stray's score below what makes its cell near, from which it is a risk
 # Some of a block may score a stray higher than its mean query does, by so many standard deviations of the scores within
 # a cell of the query that is farthest from the mean. A stray is about twice as far from its cell's mean as other keys.
 cdef float STRAY_REACH = 4
-cdef float MOST_GAIN = 1e9  # that a suspected error counts
-cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 
 
 cdef class Field(Moments):
@@ -63,8 +60,12 @@ cdef class Field(Moments):
     ----------
     lse : (G * L,) float32 or None
         Where calls put, at their rows, the logarithm of the sum of all exponentials; None at first, for nowhere.
+    apart : float
+        Times the threshold, for queries out of their block's reach: each has the variances of its own scores within the
+        cells, and shares the block's form of the values. At 0, as at first, calls leave them out and return them.
     """
     cdef public float[::1] lse
+    cdef public float apart
     cdef list workspaces  # those that no thread uses
     cdef Strays strays
     cdef float scale
@@ -271,6 +272,7 @@ cdef class Field(Moments):
         cdef float *spread = w.spreads + b * dim * m
         cdef float variance, mean_variance = 0
         memset(w.is_outlier + first, 0, count)
+        memset(w.is_apart + first, 0, count)
         w.widest[b] = 0
         w.unlike[first] = 1
         self.set_deviations(w, b, 0)
@@ -284,12 +286,18 @@ cdef class Field(Moments):
                 w.scores[i] = variance
                 mean_variance += variance / count
             for i in range(count):
+                w.unlike[first + i] = max(<float>1, w.scores[i] / max(mean_variance, LEAST_VARIANCE))
                 if w.scores[i] > max(reach, min(OUTLIER_RATIO * mean_variance, OUTLIER_VARIANCE)):
                     w.is_outlier[first + i] = 1
                     n_outliers += 1
-                else:
-                    w.widest[b] = max(w.widest[b], w.scores[i])
-                w.unlike[first + i] = max(<float>1, w.scores[i] / max(mean_variance, LEAST_VARIANCE))
+                    if self.apart == 0:
+                        continue
+                    w.unlike[first + i] = 1 / self.apart
+                w.widest[b] = max(w.widest[b], w.scores[i])
+            if self.apart > 0 and n_outliers == count:  # the mean of all is as good as any
+                memcpy(w.is_apart + first, w.is_outlier + first, count)
+                memset(w.is_outlier + first, 0, count)
+                n_outliers = 0
             if n_outliers:
                 self.set_deviations(w, b, n_outliers)
         memset(w.wide, 0, dim * pad * sizeof(float))
@@ -297,6 +305,17 @@ cdef class Field(Moments):
         for i in range(dim):
             for k in range(m):
                 spread[i * m + k] = w.wide[i * pad + k] / (count - n_outliers)
+        if self.apart > 0 and n_outliers:
+            self.set_apart(w, b)
+
+    cdef void set_apart(self, Workspace w, Py_ssize_t b) noexcept nogil:
+        """Let the outliers of a block attend with variances of their own; they deviate from the mean of the others."""
+        cdef Py_ssize_t pad = self.deviation_pad, i, k, first = b * w.block, count = min(w.block, w.n - first)
+        for i in range(first, first + count):
+            if w.is_outlier[i]:
+                w.is_outlier[i], w.is_apart[i] = 0, 1
+                for k in range(pad):
+                    w.gaps_projected[i * pad + k] = w.projected[i * pad + k] - w.means_projected[b * pad + k]
 
     cdef void set_deviations(self, Workspace w, Py_ssize_t b, Py_ssize_t n_outliers) noexcept nogil:
         """Mean of the block's queries but for outliers, and what they deviate by; no deviation for outliers."""
@@ -352,8 +371,8 @@ cdef class Field(Moments):
                 shrink[c] = CLOSURE / variance
                 self.shrink_cell(keys, values, c, shrink[c])
             bias[c] = self.log_counts[c] + shrink[c] * (spread - own) / 2
-            gains[c] = self.gain(variance, spread, self.log_counts[c]) * self.spreads[c]
-            doubts[c] = min(gains[c], MOST_GAIN) * min(gains[c], MOST_GAIN) * self.mean_spread / self.mean_count
+            gains[c] = gain(self, c, variance, spread)
+            doubts[c] = doubt(self, gains[c])
 
     cdef void attend_block(self, Workspace w, Py_ssize_t b, float threshold) noexcept nogil:
         """Softmax over the cells for each query of a block, but for the near ones, which are put down as pairs."""
@@ -370,9 +389,11 @@ cdef class Field(Moments):
         cdef float *inverse = w.small + 2 * BLOCK
         cdef float *tile_row
         cdef float limit, near_sum
+        cdef Py_ssize_t n_apart = 0
         for i in range(count):
             w.pointers[i] = w.queries + (first + i) * dim
         table().affine(w.pointers, count, dim, keys, bias, cells // LANES, w.scores, cells)
+        score_apart(self, w, b)
         for i in range(count):
             w.shift[first + i] = max(-FLT_MAX, table().largest(w.scores + i * cells, cells))
         table().exponentials(w.scores, cells, count, cells, w.shift + first, w.sum + first)
@@ -384,6 +405,11 @@ cdef class Field(Moments):
                 continue
             # The error of a mass grows with how much farther than the others of its block the query is from the mean.
             limit = threshold * w.sum[first + i] / w.unlike[first + i]
+            gains, doubts = w.bias + cells, w.bias + 3 * cells
+            if w.is_apart[first + i]:
+                gains, doubts = w.bias + 4 * cells, w.bias + 5 * cells
+                weigh_apart(self, gains, doubts, w.variances + n_apart * cells)
+                n_apart += 1
             taken = table().take_above(w.scores + i * cells, gains, cells, limit, w.taken, &near_sum)
             near_sum += self.take_strays(w, i, first + i, threshold, taken, n_strays)
             w.sum[first + i] = max(<float>0, w.sum[first + i] - near_sum)
@@ -463,20 +489,6 @@ cdef class Field(Moments):
         for j in range(taken):
             add_pair(w, w.taken[j], query)
         return near_sum
-
-    cdef float gain(self, float variance, float spread, float log_count) noexcept nogil:
-        """What a cell's share of the mass is weighed with: measured errors grow about so.
-
-        The error of a sum over n keys falls with n, but not what the linear forms leave out of the mass, nor what a
-        single key far above the others weighs.
-        """
-        cdef float closure = min(variance, CLOSURE), above
-        if log_count == -INFINITY:  # no keys
-            return 0
-        above = expf(min(<float>30, ABOVE * sqrtf(variance) - log_count - closure / 2))
-        return sqrtf(
-            self.mean_count * ((<float>0.3 + closure) * expf(-log_count) + SPREAD * spread * spread + above * above)
-        )
 
     cdef void shrink_cell(self, float *keys, float *values, Py_ssize_t c, float factor) noexcept nogil:
         cdef Py_ssize_t k, v, panel = c // LANES, lane = c % LANES

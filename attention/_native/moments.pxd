@@ -17,6 +17,7 @@ cdef class Moments:
     cdef float[:, ::1] mean_values
     cdef float[:, :, :, ::1] sigma
     cdef float[:, :, :, ::1] gamma
+    cdef float[:, :, ::1] squares
     cdef float[::1] mean_value, log_counts, no_bias, value_squares, spreads
     cdef float mean_count, mean_spread
     cdef const float[:, ::1] for_keys, for_queries
@@ -30,4 +31,5 @@ cdef class Moments:
     cdef void spread(self, float total) noexcept nogil
     cdef bint take(self, Py_ssize_t c, Py_ssize_t boundary) noexcept nogil
     cdef void close(self, Py_ssize_t panel) noexcept nogil
+    cdef void pack_covariances(self, Py_ssize_t panel) noexcept nogil
     cdef void lift(self, Py_ssize_t c, float share) noexcept nogil

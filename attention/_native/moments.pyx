@@ -76,6 +76,7 @@ cdef class Moments:
         self.mean_values = np.zeros((cells, self.value_pad), np.float32)
         self.mean_value = np.zeros(self.value_pad, np.float32)
         self.sigma = np.zeros((self.cell_pad // LANES, self.dim, m, LANES), np.float32)
+        self.squares = np.zeros((self.cell_pad // LANES, m * (m + 1) // 2, LANES), np.float32)
         self.gamma = np.zeros((cells, self.value_pad // LANES, m, LANES), np.float32)
         self.log_counts = np.full(self.cell_pad, -np.inf, np.float32)
         self.value_squares = np.zeros(cells, np.float32)
@@ -135,7 +136,7 @@ cdef class Moments:
         np.asarray(self.log_counts)[...] = -np.inf
 
     cdef tuple read(self):
-        return (self.count, self.mean_keys, self.mean_values, self.sigma, self.gamma, self.log_counts,
+        return (self.count, self.mean_keys, self.mean_values, self.sigma, self.squares, self.gamma, self.log_counts,
                 self.mean_sigma, self.spreads)
 
     def release(self):
@@ -278,15 +279,29 @@ cdef class Moments:
                     mean = gap[k] * share
                     for j in range(first, first + count):
                         self.sigma[panel, j, k, lane] = (row[j] - gap[j] * mean) * share
+        self.pack_covariances(panel)
+
+    cdef void pack_covariances(self, Py_ssize_t panel) noexcept nogil:
+        """Keep what a product of two coordinates, once for both orders, counts in a variance."""
+        cdef Py_ssize_t j, k, lane, pair = 0
+        for k in range(self.n_directions):
+            for j in range(k + 1):
+                for lane in range(LANES):
+                    self.squares[panel, pair, lane] = self.sigma[panel, j, k, lane] * (1 if j == k else 2)
+                pair += 1
 
     cdef void lift(self, Py_ssize_t c, float share) noexcept nogil:
         """sigma = for_queries @ covariance of the projected deviations, from m to E coordinates."""
         cdef Py_ssize_t m = self.n_directions, pad = self.deviation_pad, lane = c % LANES, panel = c // LANES, e, j, k
+        cdef Py_ssize_t pair = 0
         cdef float *gap = &self.first[c, self.value_pad]
         cdef float *lifted = &self.lifted[0, 0]
         for k in range(m):
             for j in range(m):
                 self.covariance[k, j] = (self.second[c, k, self.value_pad + j] - gap[j] * gap[k] * share) * share
+            for j in range(k + 1):
+                self.squares[panel, pair, lane] = self.covariance[k, j] * (1 if j == k else 2)
+                pair += 1
         memset(lifted, 0, self.dim * pad * sizeof(float))
         table().combine(&self.for_queries[0, 0], m, 1, self.dim, m, &self.covariance[0, 0], pad, pad, lifted, pad)
         for e in range(self.dim):

@@ -31,6 +31,10 @@ cdef class Workspace:
     cdef float *trust
     cdef float *means_projected
     cdef uint8_t *is_outlier
+    cdef uint8_t *is_apart
+    cdef float *products
+    cdef float *variances
+    cdef float *apart_scores
     cdef float *spreads
     cdef float *widest
     cdef float *unlike

@@ -25,6 +25,10 @@ cdef class Workspace:
         free(self.trust)
         free(self.means_projected)
         free(self.is_outlier)
+        free(self.is_apart)
+        free(self.products)
+        free(self.variances)
+        free(self.apart_scores)
         free(self.spreads)
         free(self.widest)
         free(self.unlike)
@@ -61,6 +65,10 @@ cdef class Workspace:
         self.projected = <float *>malloc(n * deviation_pad * sizeof(float))
         self.means_projected = <float *>malloc(n_blocks * deviation_pad * sizeof(float))
         self.is_outlier = <uint8_t *>malloc(n)
+        self.is_apart = <uint8_t *>malloc(n)
+        self.products = <float *>malloc(BLOCK * m * (m + 1) // 2 * sizeof(float))
+        self.variances = <float *>malloc(BLOCK * cells * sizeof(float))
+        self.apart_scores = <float *>malloc(BLOCK * cells * sizeof(float))
         self.unlike = <float *>malloc(n * sizeof(float))
         self.trust = <float *>malloc(n * sizeof(float))
         self.gaps_projected = <float *>malloc(n * deviation_pad * sizeof(float))
@@ -73,7 +81,7 @@ cdef class Workspace:
         self.widest = <float *>malloc(n_blocks * sizeof(float))
         self.wide = <float *>malloc(dim * deviation_pad * sizeof(float))
         self.quadratic = <float *>malloc(n_blocks * cells * sizeof(float))
-        self.bias = <float *>malloc(4 * cells * sizeof(float))
+        self.bias = <float *>malloc(6 * cells * sizeof(float))
         self.scores = <float *>malloc(BLOCK * score_width * sizeof(float))
         self.stray_scores = <float *>malloc(max(<Py_ssize_t>1, BLOCK * strays) * sizeof(float))
         self.stray_means = <float *>malloc(max(<Py_ssize_t>1, n_blocks * strays) * sizeof(float))
@@ -91,6 +99,7 @@ cdef class Workspace:
         return (self.row and self.queries and self.shift and self.sum and self.out and self.risk
                 and self.pointers and self.means
                 and self.projected and self.keys and self.values and self.shares and self.slopes and self.gaps
+                and self.is_apart and self.products and self.variances and self.apart_scores
                 and self.gaps_projected and self.means_projected and self.is_outlier and self.trust and self.spreads
                 and self.widest and self.unlike and self.wide and self.quadratic and self.bias and self.scores
                 and self.stray_scores

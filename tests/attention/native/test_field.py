@@ -251,13 +251,16 @@ def test_rows_are_exact_without_a_place_for_normalisers():
     np.testing.assert_allclose(out, exact(queries[rows], keys, values), atol=1e-5)
 
 
-def closure(queries, keys, values, cell_of, n_cells, directions, second_order=True):
-    """The far field of one block of queries, by the formulas."""
+def closure(queries, keys, values, cell_of, n_cells, directions, second_order=True, apart=None):
+    """The far field of one block of queries, by the formulas; some may stand apart."""
     queries = SCALE * queries.astype(float)
     for_keys, for_queries = directions or (np.eye(keys.shape[1]),) * 2
-    mean = queries.mean(0)
+    apart = np.zeros(len(queries), bool) if apart is None else apart
+    block = queries if apart.all() else queries[~apart]
+    mean = block.mean(0)
     gaps = (queries - mean) @ for_queries
     cell_keys, cell_values, bias, shrink, slopes = [], [], [], [], []
+    own_scores = []
     for c in range(n_cells):
         inside, carried = keys[cell_of == c].astype(float), values[cell_of == c].astype(float)
         off = (inside - inside.mean(0)) @ for_keys * second_order
@@ -265,14 +268,17 @@ def closure(queries, keys, values, cell_of, n_cells, directions, second_order=Tr
         gamma = (carried - carried.mean(0)).T @ off / len(off)  # (Ev, m)
         lift = sigma @ (for_queries.T @ mean)
         own = max(mean @ lift, 0.0)  # variance of the mean query's scores
-        spread = max(np.einsum("ie,em,im->", queries - mean, sigma, gaps) / len(queries), 0.0)
+        spread = max(np.einsum("ie,em,im->", block - mean, sigma, (block - mean) @ for_queries) / len(block), 0.0)
+        variances = np.einsum("ie,em,im->i", queries, sigma, queries @ for_queries)
+        own_scores.append(queries @ inside.mean(0) + np.log(len(inside)) + np.clip(variances, 0, CLOSURE) / 2)
         factor = min(1.0, CLOSURE / max(own + spread, 1e-30))
         shrink.append(factor)
         cell_keys.append(inside.mean(0) + factor * lift)
         cell_values.append(carried.mean(0) + factor * gamma @ (for_queries.T @ mean))
         bias.append(np.log(len(inside)) + factor * (spread - own) / 2)
         slopes.append(gamma)
-    weights = softmax(queries @ np.array(cell_keys).T + bias)
+    scores = queries @ np.array(cell_keys).T + bias
+    weights = softmax(np.where(apart[:, None], np.array(own_scores).T, scores))
     shares = weights.mean(0) * shrink
     trust = np.minimum(1, 2 * np.minimum(weights, weights.mean(0)).sum(1))
     return weights @ np.array(cell_values) + trust[:, None] * gaps @ np.einsum("c,cvm->mv", shares, np.array(slopes))
@@ -295,6 +301,38 @@ class TestClosure:
         field.advance(500)
         out, _ = attend(field, queries, ALL_FAR)
         np.testing.assert_allclose(out, closure(queries, keys, values, cells, n_cells, pair, second_order), atol=1e-3)
+
+    @pytest.mark.parametrize("m", [None, 5])
+    @pytest.mark.parametrize("odd", [1, 3, 64])
+    def test_queries_that_stand_apart(self, m, odd):
+        """By their own variances; all of a block, where the others are none."""
+        keys, pair = normal(500, 12), m and projections(12, m)
+        values = np.tanh(keys @ normal(12, 7, seed=1))
+        cells = np.argsort(np.argsort(keys[:, 0])) // 50
+        queries = 0.1 * normal(64, 12, seed=2)
+        queries[:odd] = 8 * normal(odd, 12, seed=3)
+        field = make(keys, values, cells, 10, pair)
+        field.advance(500)
+        field.apart = 0.5
+        out = np.full((64, field.width), np.nan, np.float32)
+        _, left = field.attend_rows(queries, np.arange(64, dtype=np.int32), ALL_FAR, out, reach=1e-3)
+        assert len(left) == 0
+        expected = closure(queries, keys, values, cells, 10, pair, apart=np.arange(64) < odd)
+        np.testing.assert_allclose(out, expected, atol=1e-3)
+        shared = closure(queries, keys, values, cells, 10, pair)
+        assert np.abs(expected - shared)[:odd].max() > 0.003
+
+    def test_lower_thresholds_for_queries_that_stand_apart(self):
+        keys, values, queries = normal(500, 12), normal(500, 7, seed=1), 0.1 * normal(64, 12, seed=2)
+        queries[:9] = 3 * normal(9, 12, seed=3)
+        field = make(keys, values, np.argsort(np.argsort(keys[:, 0])) // 50, 10)
+        field.advance(500)
+        order, out = np.arange(64, dtype=np.int32), np.empty((64, 7), np.float32)
+        touched = []
+        for field.apart in (1.0, 0.5, 0.01):
+            touched.append(field.attend_rows(queries, order, 1.0, out, reach=1e-3)[0])
+        assert touched == sorted(touched)
+        assert touched[0] < touched[-1]
 
     def test_variances_reach_beyond_the_closure(self):
         """Otherwise the test above would not see how they are shrunk."""
