@@ -107,7 +107,7 @@ class Head:
         self._order: IdArray | None = None
         self.risks = np.zeros(len(self.query), np.float32)  # squared errors that the last calls suspect
         self.field = make_field(plan, key, value, scale, options, work.num_threads)
-        if stops is not None:  # many of a segment's queries may be outliers: moments read for each of them take too long
+        if stops is not None:  # many queries of a segment may be outliers: moments read for each take too long
             self.field.apart = _APART
 
     def segments(self) -> list[Segment]:
