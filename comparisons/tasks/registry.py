@@ -39,9 +39,12 @@ LM = Task(
 )  # fmt: skip
 LINES = Task(
     "lines", "lines with a number, asked for at the end (LongEval)", "contents recalled",
-    Config(recall.lines_vocab(), recall.NUMBERS, width=64, heads=2, trained=256, taps=6),
+    Config(recall.lines_vocab(), recall.NUMBERS, width=64, heads=2, rotated=0.0, trained=256, taps=4),
     recall.lines,
-    (Stage(96, 16, 1_500, 4e-3), Stage(512, 4, 200), Stage(4_096, 1, 60), Stage(8_192, 1, 30, 1e-3)),
+    (
+        Stage(48, 32, 600, 5e-3), Stage(192, 8, 300, 3e-3), Stage(1_024, 2, 200),
+        Stage(4_096, 1, 100), Stage(8_192, 1, 30, 1e-3),
+    ),
     (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 WORDS = Task(

@@ -110,11 +110,11 @@ def test_lines_have_the_contents_that_are_asked_for():
     tokens, at, answers = asked(recall.lines(512, 2, source()))
     lines = {}
     for start in np.flatnonzero(tokens == 2 * recall.NUMBERS):
-        lines[tuple(tokens[start + 1 : start + 3])] = tokens[start + 6] - recall.NUMBERS
-    assert len(lines) == 48
-    assert len(at) == 21
+        lines[tuple(tokens[start + 1 : start + 3])] = tokens[start + 4] - recall.NUMBERS
+    assert len(lines) == 57
+    assert len(at) == 42
     for place, answer in zip(at, answers, strict=True):
-        assert lines[tuple(tokens[place - 4 : place - 2])] == answer
+        assert lines[tuple(tokens[place - 2 : place])] == answer
 
 
 def test_the_asked_words_are_the_most_frequent():
@@ -154,12 +154,14 @@ def test_digits_stand_in_their_cells():
 
 
 def evaluated(tokens):
-    """Compute a ListOps expression by a stack."""
+    """Compute the ListOps expression that some tokens begin with, by a stack."""
     stack = [[]]
     for token in tokens:
         if token == listops.END:
             operator, *values = stack.pop()
             stack[-1].append(listops.OPERATORS[operator - listops.DIGITS](values))
+            if len(stack) == 1:
+                break
         elif token < listops.DIGITS:
             stack[-1].append(int(token))
         elif token < listops.END:
@@ -170,9 +172,12 @@ def evaluated(tokens):
 
 def test_expressions_have_their_values_and_lengths():
     batch = listops.listops(400, 20, source())
-    for tokens, answer in zip(batch.tokens.numpy(), batch.answers.numpy(), strict=True):
+    assert batch.asked.sum() == 20
+    for row, tokens in enumerate(batch.tokens.numpy()):
         assert 100 <= (tokens != listops.PAD).sum() <= 400
-        assert evaluated(tokens) == answer[0]
+        assert batch.at[row, batch.asked[row]] == 0
+        for place, answer in zip(batch.at[row].tolist(), batch.answers[row].tolist(), strict=True):
+            assert evaluated(tokens[place:]) == answer
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -189,6 +194,16 @@ def test_data_come_from_a_seed_and_are_not_those_of_training(name):
     for batch in (one, trained):
         assert batch.tokens.max() < task.config.vocab
         assert batch.answers.max() < task.config.outputs
+
+
+def test_weights_are_kept_under_a_name_that_goes_with_the_recipe_and_the_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("DCI_DATA", str(tmp_path))
+    task = TINY["mqar"]
+    others = [replace(task, stages=task.stages * 2), replace(task, config=replace(task.config, layers=3))]
+    others.append(replace(task, make=lambda *given: task.make(*given, keys=31)))
+    paths = [training.weights_path(some) for some in (task, replace(task, sequences=1), *others)]
+    assert paths[0] == paths[1]
+    assert len(set(paths)) == 4
 
 
 def test_every_task_has_a_suite_and_a_tiny_one():
