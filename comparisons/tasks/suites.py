@@ -57,7 +57,7 @@ def _measure(suite: Suite, run: Run, name: str, options: Options) -> None:
         return
     for length in task.lengths:
         bench = Bench(run, suite.name, name, length)
-        evaluation = Evaluation(task, model, length, run.threads)
+        evaluation = Evaluation(task, model, length, run.threads, options.repeats)
         for contender in contenders.at(task, length, options.smoke):
             if contender.rival.key in chosen:
                 key = f"{contender.method} {contender.settings}"
