@@ -289,7 +289,7 @@ SUITES = {
 
 
 def named(names: str) -> list[Suite]:
-    """Return the suites in a comma-separated text, ``tasks`` for all of models, ``all`` for all; others are an error."""
+    """Return the suites in a comma-separated text: their names, ``tasks`` for those of models, ``all`` for each one."""
     groups = {"all": list(SUITES), "tasks": [name for name in SUITES if name.startswith("task_")]}
     found: list[str] = []
     for name in (name.strip() for name in names.split(",") if name.strip()):

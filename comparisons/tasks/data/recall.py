@@ -48,8 +48,8 @@ def lines_vocab(numbers: int = NUMBERS) -> int:
 def lines(length: int, sequences: int, rng: Source, numbers: int = NUMBERS) -> Batch:
     """Return lines "line 12 34 is word", some of which are asked for at the end.
 
-    After LongEval (Li et al. 2023); a number is two tokens, a line has six. A third of the tokens are questions, at most
-    256 of them.
+    After LongEval (Li et al. 2023); a number is two tokens, a line has six. At most 256 questions are asked, and
+    no more than take a third of the tokens.
     """
     line, is_, end, ask = range(2 * numbers, lines_vocab(numbers))
     asks = min(ASKS, max(1, length // 12))
