@@ -52,8 +52,8 @@ def at(task: Task, length: int, smoke: bool = False) -> list[Contender]:
     if length <= SHORT:
         found += [ours(tolerance, forced=True) for tolerance in TOLERANCES]
     if length == task.at:
-        found += [ours(tolerance, forced=length <= SHORT) for tolerance in KNOB if tolerance not in TOLERANCES]
-        found += rivals(length, task.config.causal)[:: 4 if smoke else 1]
+        knob = [ours(tolerance, forced=length <= SHORT) for tolerance in KNOB if tolerance not in TOLERANCES]
+        found += (knob + rivals(length, task.config.causal))[:: 4 if smoke else 1]
     elif length <= TEXTBOOK_MOST:
         found.append(TEXTBOOK)
     return found
