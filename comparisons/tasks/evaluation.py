@@ -35,6 +35,7 @@ class Evaluation:
 
     def __init__(self, task: Task, model: Transformer, length: int, threads: int, repeats: int = 1) -> None:
         self.task, self.model, self.length, self.threads, self.repeats = task, model, length, threads, repeats
+        self.sequences = task.count(length)
         self._warm: set[type] = set()
 
     def row(self, contender: Contender) -> Row:
@@ -49,10 +50,10 @@ class Evaluation:
         row = rows.repeated(row, lambda: self._measure(contender, judge=False)[1], self.repeats)
         exact, answers = self._exact, self.answers
         same = _share(logits.argmax(-1) == exact.argmax(-1))
-        row |= {"causal": self.task.config.causal, "sequences": self.task.sequences, "agreement": same}
+        row |= {"causal": self.task.config.causal, "sequences": self.sequences, "agreement": same}
         row["worst_layer"] = row["worst_call"] % self.task.config.layers
         if self._every_token:
-            mine, theirs = (_losses(some, answers, self.task.sequences) for some in (logits, exact))
+            mine, theirs = (_losses(some, answers, self.sequences) for some in (logits, exact))
             parts = {"losses": mine.tolist(), "exact_losses": theirs.tolist()}
             return row | rows.perplexity(mine.mean().item(), theirs.mean().item(), same, answers.numel()) | parts
         reached, best = (_share(some.argmax(-1) == answers) for some in (logits, exact))
@@ -72,7 +73,7 @@ class Evaluation:
 
     @cached_property
     def _batches(self):
-        return [self.task.held_out(self.length, at) for at in range(self.task.sequences)]
+        return [self.task.held_out(self.length, at) for at in range(self.sequences)]
 
     @cached_property
     def _every_token(self) -> bool:

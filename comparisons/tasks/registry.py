@@ -56,17 +56,19 @@ WORDS = Task(
 )  # fmt: skip
 VARIABLES = Task(
     "variables", "variables named after others, asked for at the end (RULER)", "values found",
-    Config(words.variables_vocab(), words.VALUES, width=64, layers=4, heads=2, trained=256, taps=3),
+    Config(words.variables_vocab(), words.VALUES, width=64, layers=4, heads=1, rotated=0.0, trained=256, taps=3),
     words.variables,
-    (Stage(128, 16, 800, 4e-3), Stage(512, 4, 300), Stage(4_096, 1, 100, 1e-3)),
+    (Stage(64, 32, 1_000, 5e-3), Stage(256, 8, 300, 3e-3), Stage(1_024, 2, 200), Stage(4_096, 1, 80, 1e-3)),
     (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 LISTOPS = Task(
-    "listops", "nested operations on lists of digits (Long Range Arena)", "values computed",
-    Config(listops.VOCAB, listops.DIGITS, width=64, layers=4, heads=2, causal=False, rotated=1.0),
+    "listops", "nested operations on lists of digits (Long Range Arena)", "lists computed",
+    Config(
+        listops.VOCAB, listops.DIGITS, width=64, layers=4, heads=2, causal=False, learned=(listops.DEEPEST + 2,)
+    ),
     listops.listops,
-    (Stage(64, 64, 1_500), Stage(256, 16, 1_000, 1e-3), Stage(2_000, 2, 200, 5e-4)),
-    (2_000,), 2_000, 400,
+    (Stage(64, 32, 900, 3e-3), Stage(256, 8, 300, 1.5e-3), Stage(1_000, 2, 80, 1e-3), Stage(2_000, 1, 60, 5e-4)),
+    (2_000,), 2_000, 40,
 )  # fmt: skip
 
 TASKS = {task.name: task for task in (MQAR, DIGITS, TEXT, LM, LINES, WORDS, VARIABLES, LISTOPS)}
@@ -104,11 +106,12 @@ TINY = {
         partial(words.words, count=16), (Stage(128, 16, 120, 8e-3),), 2_048, 4,
     ),
     "variables": _tiny(
-        VARIABLES, Config(words.variables_vocab(32, 8), 8, layers=3, rotated=0.0, trained=128, taps=3, **_WIDTH),
-        partial(words.variables, names=32, values=8), (Stage(64, 16, 60, 6e-3),), 2_048, 2,
+        VARIABLES,
+        Config(words.variables_vocab(32, 8), 8, width=64, layers=3, heads=1, rotated=0.0, trained=64, taps=3),
+        partial(words.variables, names=32, values=8), (Stage(64, 16, 80, 8e-3),), 2_048, 2,
     ),
     "listops": _tiny(
-        LISTOPS, Config(listops.VOCAB, listops.DIGITS, causal=False, rotated=1.0, **_WIDTH),
-        listops.listops, (Stage(32, 32, 60, 6e-3),), 512, 20,
+        LISTOPS, Config(listops.VOCAB, listops.DIGITS, causal=False, learned=LISTOPS.config.learned, **_WIDTH),
+        listops.listops, (Stage(32, 32, 100, 6e-3),), 512, 20,
     ),
 }  # fmt: skip

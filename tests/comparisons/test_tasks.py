@@ -134,7 +134,7 @@ def test_variables_have_the_values_that_a_reader_finds():
     for place in np.flatnonzero(tokens == becomes):
         source_ = tokens[place + 1]
         values[tokens[place - 1]] = values[source_] if source_ < words.NAMES else source_ - words.NAMES
-    assert mask.sum() == 64
+    assert mask.sum() == 128
     assert (tokens[at[mask] - 1] == becomes + 1).all()
     assert [values[name] for name in tokens[at[mask]]] == answers[mask].tolist()
 
@@ -184,12 +184,21 @@ def evaluated(tokens):
 
 def test_expressions_have_their_values_and_lengths():
     batch = listops.listops(400, 20, source())
-    assert batch.asked.sum() == 20
     for row, tokens in enumerate(batch.tokens.numpy()):
         assert 100 <= (tokens != listops.PAD).sum() <= 400
-        assert batch.at[row, batch.asked[row]] == 0
+        places = batch.at[row, batch.asked[row]].tolist()
+        lists = np.flatnonzero((tokens >= listops.DIGITS) & (tokens < listops.END)).tolist()
+        assert places[0] == 0
+        assert len(set(places)) == len(places) == min(len(lists), 50)
+        assert set(places) <= set(lists)
         for place, answer in zip(batch.at[row].tolist(), batch.answers[row].tolist(), strict=True):
             assert evaluated(tokens[place:]) == answer
+
+
+def test_levels_of_nested_lists():
+    low, high = listops.DIGITS, listops.DIGITS + 1
+    tokens = np.array([[low, 1, high, 2, 3, listops.END, 4, listops.END, listops.PAD]])
+    assert listops.levels(tokens).tolist() == [[1, 2, 2, 3, 3, 2, 2, 1, 0]]
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -223,3 +232,6 @@ def test_every_task_has_a_suite_and_a_tiny_one():
     assert [suite.name for suite in suites.SUITES] == [f"task_{name}" for name in TASKS]
     for task in TASKS.values():
         assert task.at in task.lengths
+        assert {task.count(length) for length in task.lengths if length <= task.at} == {task.sequences}
+    assert TASKS["text"].count(4 * TASKS["text"].at) == TASKS["text"].sequences // 4
+    assert TASKS["lm"].count(32_768) == 1
