@@ -53,7 +53,8 @@ def at(task: Task, length: int, smoke: bool = False) -> list[Contender]:
         found += [ours(tolerance, forced=True) for tolerance in TOLERANCES]
     if length == task.at:
         knob = [ours(tolerance, forced=length <= SHORT) for tolerance in KNOB if tolerance not in TOLERANCES]
-        found += (knob + rivals(length, task.config.causal))[:: 4 if smoke else 1]
-    elif length <= TEXTBOOK_MOST:
+        others = tuple(key for key in KEYS if key != "textbook")
+        found += (knob + rivals(length, task.config.causal, others))[:: 4 if smoke else 1]
+    if length <= TEXTBOOK_MOST:
         found.append(TEXTBOOK)
     return found

@@ -64,7 +64,8 @@ class Evaluation:
         return rows.measure(contender, self.threads, self.logits, judge, mlps)
 
     def _warm_up(self, contender: Contender) -> None:
-        """Have a rival run once on a short sequence, whose time nobody sees."""
+        """Make the sequences, and have a rival run once on a short one: neither is timed."""
+        _ = self._batches
         if contender.rival not in self._warm:
             self._warm.add(contender.rival)
             some = self.task.held_out(min(self.length, SHORT), 0)
