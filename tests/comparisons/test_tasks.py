@@ -21,15 +21,17 @@ FORCED = Contender(RIVALS["dci"], {"near": 128, "exact_below": 0})  # causal hea
 
 @pytest.fixture(scope="module")
 def evaluations():
-    """Each task's evaluation, its model trained when it is first asked for."""
-    made = {}
+    """Each task's evaluation, its model trained when it is first asked for; by one thread, as steps are short."""
+    made, threads = {}, torch.get_num_threads()
 
     def of(name):
         if name not in made:
             made[name] = Evaluation(TINY[name], training.fit(TINY[name]), TINY[name].at, 1)
         return made[name]
 
-    return of
+    torch.set_num_threads(1)
+    yield of
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow
