@@ -58,7 +58,7 @@ VARIABLES = Task(
     "variables", "variables named after others, asked for at the end (RULER)", "values found",
     Config(words.variables_vocab(), words.VALUES, width=64, layers=4, heads=1, rotated=0.0, trained=256, taps=3),
     words.variables,
-    (Stage(64, 32, 1_000, 5e-3), Stage(256, 8, 300, 3e-3), Stage(1_024, 2, 200), Stage(4_096, 1, 80, 1e-3)),
+    (Stage(64, 32, 800, 5e-3), Stage(256, 8, 600, 4e-3), Stage(1_024, 2, 350), Stage(4_096, 1, 60, 1e-3)),
     (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 LISTOPS = Task(

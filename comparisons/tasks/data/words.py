@@ -37,7 +37,7 @@ def words(length: int, sequences: int, rng: Source, count: int = WORDS) -> Batch
     return batch(tokens, answers.reshape(sequences, -1), at.reshape(sequences, -1))
 
 
-NAMES, VALUES, FILLERS = 256, 64, 32
+NAMES, VALUES, FILLERS = 128, 64, 32
 CHAINS = 3  # in which a variable is named after an earlier one, at most so many times
 SLOT = 4  # tokens of an assignment, the last of which is a filler
 
