@@ -59,7 +59,7 @@ def test_the_far_field_finds_frequent_words_and_top_k_does_not(evaluations):
 
 
 def test_blame_names_every_head_and_what_it_loses():
-    task = replace(TINY["mqar"], sequences=2)
+    task = replace(TINY["mqar"], sequences=2, config=replace(TINY["mqar"].config, layers=2))
     torch.manual_seed(0)
     evaluation = Evaluation(task, Transformer(task.config).eval(), 256, 1)
     head, *lines, everything = blame.table(evaluation, Contender(RIVALS["window"], {"window": 16}))
