@@ -17,7 +17,7 @@ SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/py.typed $p/*/*.py $p/*
 STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*/*.pyi))))
 
 .PHONY: demo test lint build types unit serial stress core coverage sanitize sanitize-threads compiler neon oldest bench \
-	bench-full clean
+	bench-full bench-tasks clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/.installed  ## nearest words in GloVe's vectors, and a real encoder's attention, against exact
@@ -131,7 +131,7 @@ oldest: $(OLDEST)/.installed  ## what stands on other libraries, with the oldest
 		tests/attention/integrations/test_huggingface.py tests/attention/test_inference_mode.py \
 		$(addprefix tests/attention/decoding/test_,cache.py refused.py)
 
-# Tasks train models, which takes its time: tests/comparisons/test_tasks.py does with tiny ones.
+# Tasks train models, which takes its time: tests/comparisons/test_tasks.py does with tiny ones, bench-tasks with all.
 QUESTIONS := comparisons --ignore=comparisons/tasks
 
 bench: build  ## every comparison but the tasks once, on little data: does it run?
@@ -140,6 +140,10 @@ bench: build  ## every comparison but the tasks once, on little data: does it ru
 bench-full: build  ## the comparisons that the README quotes
 	$(DEV)/python -m pytest $(QUESTIONS) --benchmark-only --benchmark-autosave --results results/full.json $(PYTEST_ARGS); \
 	status=$$?; $(DEV)/python -m comparisons report results/full.json && exit $$status
+
+bench-tasks: build  ## what models keep: trains them once, measures every task, writes the page in comparisons/README.md
+	$(DEV)/python -m comparisons run --suite tasks --out results/tasks.json --resume
+	$(DEV)/python -m comparisons.tasks page results/tasks.json
 
 # Development installs are editable, their modules built in place; the demo's is the ordinary isolated build that a user
 # gets, but with the pinned tools too, so that a `make build` after it can link its objects.

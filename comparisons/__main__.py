@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m comparisons", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="run | report | list | …")
     run = commands.add_parser("run", help="measure")
-    run.add_argument("--suite", default="knn", metavar="NAME", help="suites, comma-separated, or all (default knn)")
+    run.add_argument("--suite", default="knn", metavar="NAME", help="suites, comma-separated; tasks, all (default knn)")
     run.add_argument("--data", action="append", metavar="NAME", help="a data set or a file; repeatable")
     run.add_argument("--recall", type=_share, help="wanted recall@10 (default: the data set's own)")
     run.add_argument("--rivals", metavar="NAMES", help="comma-separated; dci always runs (default: all installed)")

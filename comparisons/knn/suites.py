@@ -289,9 +289,11 @@ SUITES = {
 
 
 def named(names: str) -> list[Suite]:
-    """Return the suites in a comma-separated text, ``all`` for all of them; unknown ones are an error."""
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    for name in wanted:
-        if name not in (*SUITES, "all"):
-            raise ComparisonError(f"unknown suite {name!r}: expected some of {', '.join(SUITES)}, or all")
-    return list(SUITES.values()) if "all" in wanted else [SUITES[name] for name in dict.fromkeys(wanted)]
+    """Return the suites in a comma-separated text: their names, ``tasks`` for those of models, ``all`` for each one."""
+    groups = {"all": list(SUITES), "tasks": [name for name in SUITES if name.startswith("task_")]}
+    found: list[str] = []
+    for name in (name.strip() for name in names.split(",") if name.strip()):
+        if name not in SUITES and name not in groups:
+            raise ComparisonError(f"unknown suite {name!r}: expected some of {', '.join(SUITES)}, tasks, or all")
+        found += groups.get(name, [name])
+    return [SUITES[name] for name in dict.fromkeys(found)]

@@ -14,7 +14,7 @@ def parts(rows: Sequence[Row]) -> Table:
     """Return the parts of a language model's time, how much faster the whole is, and the most it could be."""
     table = [["model", "length", "method", "whole", "attention", "MLP", "logits", "rest", "exact / it", "at most"]]
     table[0] += ["perplexity", "same next token", "divergence", "touched"]
-    for row in (row for row in rows if "mlp_seconds" in row and _shown(row)):
+    for row in (row for row in rows if "head_seconds" in row and _shown(row)):
         whole = statistics.median(row["seconds"])
         exact = select(rows, suite=row["suite"], data=row["data"], length=row["length"], method=EXACT)[0]
         slow = statistics.median(exact["seconds"])

@@ -11,6 +11,7 @@ from comparisons.tasks.task import Task
 TOLERANCES = (0.05, 0.1)
 KNOB = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # tolerances of the plots
 SHARES = (1 / 1_024, 1 / 256, 1 / 64, 1 / 16)  # of the keys, for what is told how many to take
+TEXTBOOK_MOST = 16_384  # tokens; this form is tried at every length up to so many
 
 EXACT = Contender(RIVALS["exact"])
 TEXTBOOK = Contender(RIVALS["textbook"])
@@ -51,6 +52,9 @@ def at(task: Task, length: int, smoke: bool = False) -> list[Contender]:
     if length <= SHORT:
         found += [ours(tolerance, forced=True) for tolerance in TOLERANCES]
     if length == task.at:
-        found += [ours(tolerance, forced=length <= SHORT) for tolerance in KNOB if tolerance not in TOLERANCES]
-        found += rivals(length, task.config.causal)[:: 4 if smoke else 1]
+        knob = [ours(tolerance, forced=length <= SHORT) for tolerance in KNOB if tolerance not in TOLERANCES]
+        others = tuple(key for key in KEYS if key != "textbook")
+        found += (knob + rivals(length, task.config.causal, others))[:: 4 if smoke else 1]
+    if length <= TEXTBOOK_MOST:
+        found.append(TEXTBOOK)
     return found

@@ -13,9 +13,11 @@ from comparisons.harness.results import Row
 from comparisons.tasks import rows
 from comparisons.tasks.contenders import EXACT
 from comparisons.tasks.models import Transformer
+from comparisons.tasks.swap import swap
 from comparisons.tasks.task import Task
 
 PARTS = 16  # of a sequence, whose losses are told apart
+SHORT = 1_024  # tokens, to warm up with
 
 
 class Evaluation:
@@ -27,31 +29,52 @@ class Evaluation:
     model : Transformer
         In evaluation mode.
     length, threads : int
+    repeats : int, optional
+        Runs of a contender, if they are short; the first one is judged, times are medians.
     """
 
-    def __init__(self, task: Task, model: Transformer, length: int, threads: int) -> None:
-        self.task, self.model, self.length, self.threads = task, model, length, threads
+    def __init__(self, task: Task, model: Transformer, length: int, threads: int, repeats: int = 1) -> None:
+        self.task, self.model, self.length, self.threads, self.repeats = task, model, length, threads, repeats
+        self.sequences = task.count(length)
+        self._warm: set[type] = set()
 
     def row(self, contender: Contender) -> Row:
         """Return the row of a contender: what it costs, and its accuracy beside that of exact attention.
 
-        ``agreement`` is the share of the answers that are those of exact attention, right or wrong. Where every token
-        is asked for there are perplexities too, also by part of the sequence: ``losses`` and ``exact_losses``.
+        ``agreement`` is the share of the answers that are those of exact attention, right or wrong; ``worst_layer`` the
+        layer with the largest error of a head. Where every token is asked for there are perplexities too, also by part
+        of the sequence: ``losses`` and ``exact_losses``. Times are those of all sequences together.
         """
-        logits, row = rows.measure(contender, self.threads, self.logits)
+        self._warm_up(contender)
+        logits, row = self._measure(contender)
+        row = rows.repeated(row, lambda: self._measure(contender, judge=False)[1], self.repeats)
         exact, answers = self._exact, self.answers
         same = _share(logits.argmax(-1) == exact.argmax(-1))
-        row |= {"causal": self.task.config.causal, "sequences": self.task.sequences, "agreement": same}
+        row |= {"causal": self.task.config.causal, "sequences": self.sequences, "agreement": same}
+        row["worst_layer"] = row["worst_call"] % self.task.config.layers
         if self._every_token:
-            mine, theirs = (_losses(some, answers, self.task.sequences) for some in (logits, exact))
+            mine, theirs = (_losses(some, answers, self.sequences) for some in (logits, exact))
             parts = {"losses": mine.tolist(), "exact_losses": theirs.tolist()}
             return row | rows.perplexity(mine.mean().item(), theirs.mean().item(), same, answers.numel()) | parts
         reached, best = (_share(some.argmax(-1) == answers) for some in (logits, exact))
         return row | rows.accuracy(self.task.metric, reached, best, answers.numel())
 
+    def _measure(self, contender: Contender, judge: bool = True) -> tuple[Tensor, Row]:
+        mlps = [layer.mlp for layer in self.model.layers]
+        return rows.measure(contender, self.threads, self.logits, judge, mlps)
+
+    def _warm_up(self, contender: Contender) -> None:
+        """Make the sequences, and have a rival run once on a short one: neither is timed."""
+        _ = self._batches
+        if contender.rival not in self._warm:
+            self._warm.add(contender.rival)
+            some = self.task.held_out(min(self.length, SHORT), 0)
+            with swap(contender, self.threads):
+                self.model(some.tokens, some.at, some.places)
+
     @cached_property
     def _batches(self):
-        return [self.task.held_out(self.length, at) for at in range(self.task.sequences)]
+        return [self.task.held_out(self.length, at) for at in range(self.sequences)]
 
     @cached_property
     def _every_token(self) -> bool:
@@ -65,7 +88,7 @@ class Evaluation:
 
     @cached_property
     def _exact(self) -> Tensor:
-        return rows.measure(EXACT, self.threads, self.logits, judge=False)[0]
+        return self._measure(EXACT, judge=False)[0]
 
     def rows_asked(self, sequence: int, rows: Tensor) -> Tensor:
         """Return, of what every token of a sequence has, that of the places of its answers; for one answer the mean."""

@@ -29,7 +29,7 @@ def as_llama(model: Transformer) -> Any:
         transformers.LlamaConfig(
             vocab_size=config.vocab,
             hidden_size=config.width,
-            intermediate_size=first.up.out_features,
+            intermediate_size=first.mlp.up.out_features,
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
             max_position_embeddings=1 << 17,
@@ -42,8 +42,8 @@ def as_llama(model: Transformer) -> Any:
     weights["lm_head.weight"] = model.head.weight
     for at, layer in enumerate(model.layers):
         parts = {"input_layernorm": layer.before, "post_attention_layernorm": layer.between}
-        parts |= {"self_attn.o_proj": layer.out, "mlp.gate_proj": layer.gate, "mlp.up_proj": layer.up}
-        parts |= {"mlp.down_proj": layer.down}
+        parts |= {"self_attn.o_proj": layer.out, "mlp.gate_proj": layer.mlp.gate, "mlp.up_proj": layer.mlp.up}
+        parts |= {"mlp.down_proj": layer.mlp.down}
         weights |= {f"model.layers.{at}.{name}.weight": part.weight for name, part in parts.items()}
         for name, weight in zip("qkv", layer.qkv.weight.chunk(3), strict=True):
             weights[f"model.layers.{at}.self_attn.{name}_proj.weight"] = weight

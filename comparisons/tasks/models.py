@@ -98,21 +98,34 @@ class Transformer(nn.Module):
         return self.head(self.norm(x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))))
 
 
+class Gated(nn.Module):
+    """A gated linear unit: what Llama has for an MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        hidden = 8 * width // 3 // 8 * 8
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (…, width) of the same."""
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
 class Layer(nn.Module):
-    """Attention, then a gated linear unit."""
+    """Attention, then an MLP."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        width, hidden = config.width, 8 * config.width // 3 // 8 * 8
+        width = config.width
         self.config = config
         self.before = nn.RMSNorm(width, eps=1e-6)
         self.taps = nn.Parameter(0.5 * torch.randn(config.taps, width))
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.between = nn.RMSNorm(width, eps=1e-6)
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.mlp = Gated(width)
 
     def forward(self, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
         """Return (batch, length, width) of the same."""
@@ -125,8 +138,7 @@ class Layer(nn.Module):
             query.contiguous(), key.contiguous(), value.contiguous(), is_causal=self.config.causal
         )
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        y = self.between(x)
-        return x + self.down(functional.silu(self.gate(y)) * self.up(y))
+        return x + self.mlp(self.between(x))
 
     def _mixed(self, x: Tensor) -> Tensor:
         return x + sum(tap * functional.pad(x, (0, 0, at, -at)) for at, tap in enumerate(self.taps, 1))

@@ -25,9 +25,9 @@ DIGITS = Task(
 )  # fmt: skip
 TEXT = Task(
     "text", "the package that a file of source code and documentation is from, byte by byte", "packages named",
-    Config(256, len(text.PACKAGES), width=64, heads=2, causal=False, trained=512, taps=4),
+    Config(text.HASHES, len(text.PACKAGES), width=64, heads=2, causal=False),
     text.packages,
-    (Stage(512, 8, 400, 4e-3), Stage(4_096, 1, 60, 1e-3)),
+    (Stage(256, 16, 300, 4e-3), Stage(1_024, 4, 150), Stage(4_096, 2, 50, 1e-3)),
     (4_096, 16_384), 4_096, 100,
 )  # fmt: skip
 LM = Task(
@@ -39,9 +39,12 @@ LM = Task(
 )  # fmt: skip
 LINES = Task(
     "lines", "lines with a number, asked for at the end (LongEval)", "contents recalled",
-    Config(recall.lines_vocab(), recall.NUMBERS, width=64, heads=2, trained=256, taps=6),
+    Config(recall.lines_vocab(), recall.NUMBERS, width=64, heads=1, rotated=0.0, trained=256, taps=4),
     recall.lines,
-    (Stage(96, 16, 1_500, 4e-3), Stage(512, 4, 200), Stage(4_096, 1, 60), Stage(8_192, 1, 30, 1e-3)),
+    (
+        Stage(48, 32, 600, 5e-3), Stage(192, 8, 300, 3e-3), Stage(1_024, 2, 200),
+        Stage(4_096, 1, 120), Stage(8_192, 1, 40, 1e-3),
+    ),
     (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 WORDS = Task(
@@ -53,17 +56,19 @@ WORDS = Task(
 )  # fmt: skip
 VARIABLES = Task(
     "variables", "variables named after others, asked for at the end (RULER)", "values found",
-    Config(words.variables_vocab(), words.VALUES, width=64, layers=4, heads=2, trained=256, taps=3),
+    Config(words.variables_vocab(), words.VALUES, width=64, layers=4, heads=1, rotated=0.0, trained=256, taps=3),
     words.variables,
-    (Stage(128, 16, 800, 4e-3), Stage(512, 4, 300), Stage(4_096, 1, 100, 1e-3)),
+    (Stage(64, 32, 800, 5e-3), Stage(256, 8, 600, 4e-3), Stage(1_024, 2, 350), Stage(4_096, 1, 60, 1e-3)),
     (4_096, 8_192, 16_384, 32_768), 16_384, 4,
 )  # fmt: skip
 LISTOPS = Task(
-    "listops", "nested operations on lists of digits (Long Range Arena)", "values computed",
-    Config(listops.VOCAB, listops.DIGITS, width=64, layers=4, heads=2, causal=False, rotated=1.0),
+    "listops", "nested operations on lists of digits (Long Range Arena)", "lists computed",
+    Config(
+        listops.VOCAB, listops.DIGITS, width=64, layers=4, heads=2, causal=False, learned=(listops.DEEPEST + 2,)
+    ),
     listops.listops,
-    (Stage(64, 64, 1_500), Stage(256, 16, 1_000, 1e-3), Stage(2_000, 2, 200, 5e-4)),
-    (2_000,), 2_000, 400,
+    (Stage(64, 32, 900, 3e-3), Stage(256, 8, 300, 1.5e-3), Stage(1_000, 2, 80, 1e-3), Stage(2_000, 1, 60, 5e-4)),
+    (2_000,), 2_000, 40,
 )  # fmt: skip
 
 TASKS = {task.name: task for task in (MQAR, DIGITS, TEXT, LM, LINES, WORDS, VARIABLES, LISTOPS)}
@@ -78,34 +83,35 @@ def _tiny(task: Task, config: Config, make: Make, stages: tuple[Stage, ...], len
 _WIDTH = {"width": 64, "heads": 2}
 TINY = {
     "mqar": _tiny(
-        MQAR, Config(recall.pairs_vocab(32, 16), 16, trained=64, taps=3, **_WIDTH),
-        partial(recall.pairs, keys=32, values=16), (Stage(64, 16, 300, 4e-3),), 2_048, 4,
+        MQAR, Config(recall.pairs_vocab(32, 16), 16, layers=1, rotated=0.0, trained=64, taps=2, **_WIDTH),
+        partial(recall.pairs, keys=32, values=16), (Stage(64, 16, 150, 8e-3),), 2_048, 4,
     ),
     "digits": _tiny(
-        DIGITS, replace(DIGITS.config, learned=(16,)),
-        partial(pixels.digits, cells=16), (Stage(256, 8, 180, 6e-3),), 1_024, 8,
+        DIGITS, replace(DIGITS.config, layers=1, learned=(16,)),
+        partial(pixels.digits, cells=16), (Stage(256, 8, 60, 6e-3),), 1_024, 8,
     ),
     "text": _tiny(
-        TEXT, Config(256, 2, layers=1, causal=False, taps=4, **_WIDTH),
-        partial(text.packages, kinds=2), (Stage(256, 8, 200, 6e-3),), 1_024, 40,
+        TEXT, Config(text.HASHES, 2, layers=1, causal=False, **_WIDTH),
+        partial(text.packages, kinds=2), (Stage(256, 8, 100, 6e-3),), 1_024, 20,
     ),
     "lm": _tiny(
-        LM, Config(256, 256, rotated=1.0, **_WIDTH), text.continuation, (Stage(128, 8, 150, 4e-3),), 2_048, 2,
+        LM, Config(256, 256, rotated=1.0, **_WIDTH), text.continuation, (Stage(128, 8, 80, 6e-3),), 2_048, 2,
     ),
     "lines": _tiny(
-        LINES, Config(recall.lines_vocab(16), 16, trained=128, taps=6, **_WIDTH),
-        partial(recall.lines, numbers=16), (Stage(96, 16, 80, 6e-3),), 2_048, 2,
+        LINES, Config(recall.lines_vocab(16), 16, width=64, layers=1, heads=1, rotated=0.0, trained=48, taps=3),
+        partial(recall.lines, numbers=16), (Stage(48, 32, 200, 8e-3),), 2_048, 2,
     ),
     "words": _tiny(
-        WORDS, Config(words.words_vocab(16), 16, rotated=0.25, taps=2, **_WIDTH),
-        partial(words.words, count=16), (Stage(128, 16, 200, 6e-3),), 2_048, 4,
+        WORDS, Config(words.words_vocab(16), 16, layers=1, rotated=0.0, taps=2, **_WIDTH),
+        partial(words.words, count=16), (Stage(128, 16, 120, 8e-3),), 2_048, 4,
     ),
     "variables": _tiny(
-        VARIABLES, Config(words.variables_vocab(32, 8), 8, layers=3, trained=128, taps=3, **_WIDTH),
-        partial(words.variables, names=32, values=8), (Stage(64, 16, 80, 4e-3),), 2_048, 2,
+        VARIABLES,
+        Config(words.variables_vocab(32, 8), 8, width=64, layers=3, heads=1, rotated=0.0, trained=64, taps=3),
+        partial(words.variables, names=32, values=8), (Stage(64, 16, 80, 8e-3),), 2_048, 2,
     ),
     "listops": _tiny(
-        LISTOPS, Config(listops.VOCAB, listops.DIGITS, causal=False, rotated=1.0, **_WIDTH),
-        listops.listops, (Stage(32, 32, 60, 3e-3),), 512, 20,
+        LISTOPS, Config(listops.VOCAB, listops.DIGITS, causal=False, learned=LISTOPS.config.learned, **_WIDTH),
+        listops.listops, (Stage(32, 32, 100, 6e-3),), 512, 20,
     ),
 }  # fmt: skip

@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import gc
 import math
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+from torch import nn
 
 from comparisons.attention.bench import Contender
 from comparisons.harness.machine import status_bytes
 from comparisons.harness.results import Row
+from comparisons.tasks.clock import clocked
 from comparisons.tasks.swap import Usage, swap
 
 Answer = TypeVar("Answer")
+TIMES = ("attention_seconds", "attention_processor", "mlp_seconds")
+ENOUGH = 10.0  # seconds, after which no run is repeated
 
 
 def measure(
-    contender: Contender, threads: int, forward: Callable[[], Answer], judge: bool = True
+    contender: Contender,
+    threads: int,
+    forward: Callable[[], Answer],
+    judge: bool = True,
+    mlps: Sequence[nn.Module] = (),
 ) -> tuple[Answer, Row]:
     """Run a model with a contender for its attention.
 
@@ -36,23 +46,35 @@ def measure(
         Runs the model; PyTorch's threads and gradients are the caller's concern (`Bench.step` sees to both).
     judge : bool
         Find the errors of layers as well; the time that takes is not counted.
+    mlps : sequence of nn.Module, optional
+        Of the model, whose time is told apart.
 
     Returns
     -------
     answer
         What `forward` returns.
     row : dict
-        ``method``, ``options``, ``forced`` and `costs`.
+        ``method``, ``options``, ``forced``, `costs`, ``peak_bytes`` more than before, and ``mlp_seconds``.
     """
     gc.collect()
     before = reset_peak()
     start = time.perf_counter()
-    with swap(contender, threads, judge) as usage:
+    with swap(contender, threads, judge) as usage, clocked(mlps) as mlp_seconds:
         answer = forward()
     seconds = time.perf_counter() - start - usage.judging
     forced = contender.settings.get("exact_below") == 0
-    row = {"method": contender.method, "options": contender.settings, "forced": forced}
-    return answer, row | costs(usage, seconds) | {"peak_bytes": max(0, status_bytes("VmHWM") - before)}
+    row: Row = {"method": contender.method, "options": contender.settings, "forced": forced}
+    row |= costs(usage, seconds) | {"peak_bytes": max(0, status_bytes("VmHWM") - before)}
+    return answer, row | ({"mlp_seconds": mlp_seconds[0]} if mlps else {})
+
+
+def repeated(row: Row, measure: Callable[[], Row], most: int) -> Row:
+    """Return a row with medians of its times and those of further runs: at most so many, and none after 10 s."""
+    found = [row]
+    while len(found) < most and sum(one["seconds"][0] for one in found) < ENOUGH:
+        found.append(measure())
+    medians = {name: statistics.median(one[name] for one in found) for name in TIMES if name in row}
+    return row | medians | {"seconds": [one["seconds"][0] for one in found]}
 
 
 def costs(usage: Usage, seconds: float) -> Row:

@@ -45,7 +45,7 @@ def _measure(suite: Suite, run: Run, name: str, options: Options) -> None:
 
     task = (TINY if options.smoke else TASKS)[name.removesuffix("-decoding")]
     chosen = {rival.key for rival in suite.chosen(options)} | {"exact"}
-    model = training.trained(task, run.threads)
+    model = training.trained(task, 1 if options.smoke else run.threads)  # steps of tiny ones are too short to share
     if name == DECODING:
         from comparisons.tasks import generation
 
@@ -57,7 +57,7 @@ def _measure(suite: Suite, run: Run, name: str, options: Options) -> None:
         return
     for length in task.lengths:
         bench = Bench(run, suite.name, name, length)
-        evaluation = Evaluation(task, model, length, run.threads)
+        evaluation = Evaluation(task, model, length, run.threads, options.repeats)
         for contender in contenders.at(task, length, options.smoke):
             if contender.rival.key in chosen:
                 key = f"{contender.method} {contender.settings}"

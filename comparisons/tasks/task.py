@@ -89,7 +89,7 @@ class Task:
     at : int
         The length of them at which the rivals, and all tolerances, are tried.
     sequences : int
-        To evaluate at each length.
+        To evaluate at this length and at shorter ones; of longer ones fewer, of as many tokens.
     """
 
     name: str
@@ -106,6 +106,10 @@ class Task:
         """Return the batch of a step of a stage."""
         where = self.stages[stage]
         return self.make(where.length, where.sequences, Source(False, stage, step))
+
+    def count(self, length: int) -> int:
+        """Return how many sequences of a length are evaluated."""
+        return max(1, self.sequences * self.at // max(self.at, length))
 
     def held_out(self, length: int, sequence: int) -> Batch:
         """Return one sequence that training has not seen."""

@@ -36,9 +36,13 @@ def trained(task: Task, threads: int) -> Transformer:
 
 
 def weights_path(task: Task) -> Path:
-    """Return where a task's weights are kept; the name changes with the recipe."""
-    recipe = repr((sorted(asdict(task.config).items()), task.stages))
-    return cache_dir() / f"task-{task.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}.safetensors"
+    """Return where a task's weights are kept; the name changes with the recipe, and with the data of training."""
+    recipe = hashlib.sha256(repr((sorted(asdict(task.config).items()), task.stages)).encode())
+    for stage in range(len(task.stages)):
+        batch = task.training(stage, 0)
+        for part in (batch.tokens, batch.at, batch.answers, batch.places):
+            recipe.update(b"" if part is None else part.numpy().tobytes())
+    return cache_dir() / f"task-{task.name}-{recipe.hexdigest()[:8]}.safetensors"
 
 
 def train(task: Task, threads: int) -> Path:

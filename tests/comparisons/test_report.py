@@ -86,7 +86,8 @@ def of_tasks():
                 "touched": 0.1 * (1 + at),
                 "approximated": 0.5,
             }
-            one |= {"forced": False, "causal": True, "worst": 0.04, "peak_bytes": 1_000_000, "reasons": {}}
+            one |= {"forced": False, "causal": True, "worst": 0.04, "worst_layer": 1, "peak_bytes": 1_000_000}
+            one |= {"reasons": {}, "mlp_seconds": 0.25, "sequences": 2, "items": 40}
             one |= {"metric": "values recalled", "accuracy": 0.8 * kept, "exact_accuracy": 0.8, "kept": kept}
             rows += [one, one | {"suite": "task_lm", "data": "lm", "perplexity": 4.0, "growth": 0.001}]
     for method, options in (("torch exact", {}), ("DCICache 0.05", {"tolerance": 0.05})):
@@ -243,6 +244,10 @@ def test_the_page_of_tasks_is_written_between_its_marks(tmp_path):
         assert (tmp_path / "images" / f"{name}.png").stat().st_size > 1_000
     assert "| exact top-k" in text
     assert "none, 4" in text  # where continuations differ
+    assert "0.040, layer 2" in text
+    # Of 2 s attention takes one and the MLP a quarter; two sequences share them.
+    (line,) = [line for line in text.splitlines() if line.startswith("| mqar | 4,096 ") and "2.00 x" in line]
+    assert [cell.strip() for cell in line.split("|")][3:8] == ["1 s", "50%", "12%", "38%", "2.00 x"]
     assert "Asked, and not reached" in text
 
 

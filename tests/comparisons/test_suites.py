@@ -72,6 +72,9 @@ def test_what_the_user_says_counts(small):
 def test_suites_are_named_on_the_command_line():
     assert [suite.name for suite in suites.named("pareto, knn,pareto")] == ["pareto", "knn"]
     assert len(suites.named("all")) == len(SUITES)
+    names = [suite.name for suite in suites.named("knn,tasks")]
+    assert names[0] == "knn"
+    assert names[1:] == [name for name in SUITES if name.startswith("task_")]
     with pytest.raises(ComparisonError, match="unknown suite 'speed': expected some of knn"):
         suites.named("knn,speed")
 

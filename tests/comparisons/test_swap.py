@@ -100,6 +100,28 @@ def test_a_row_has_costs_and_the_place_of_the_worst_error(heads):
     assert rows.measure(contenders.ours(0.1, forced=True), 1, model)[1]["forced"]
 
 
+def test_the_time_of_mlps_is_told_apart():
+    mlps = [torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)]
+    x = torch.randn(2_000, 64, generator=torch.Generator().manual_seed(0))
+    _, row = rows.measure(contenders.EXACT, 1, lambda: mlps[1](mlps[0](x)).softmax(-1), mlps=mlps)
+    assert 0 < row["mlp_seconds"] < row["seconds"][0]
+    assert row["attention_seconds"] == 0
+    assert not any(mlp._forward_hooks or mlp._forward_pre_hooks for mlp in mlps)
+    assert "mlp_seconds" not in rows.measure(contenders.EXACT, 1, lambda: mlps[0](x))[1]
+
+
+def test_short_runs_are_repeated_and_medians_count():
+    def timed(seconds):
+        return {"seconds": [seconds], "attention_seconds": seconds / 2, "accuracy": seconds}
+
+    for first, most, expected in ((1.0, 3, [1.0, 3.0, 2.0]), (1.0, 1, [1.0]), (rows.ENOUGH, 3, [rows.ENOUGH])):
+        more = iter([timed(3.0), timed(2.0)])
+        row = rows.repeated(timed(first), lambda more=more: next(more), most)
+        assert row["seconds"] == expected
+        assert row["attention_seconds"] == sorted(expected)[len(expected) // 2] / 2
+        assert row["accuracy"] == first
+
+
 def test_rows_of_accuracy_and_of_perplexity():
     assert rows.accuracy("answers right", 0.9, 0.96, 100)["kept"] == 0.9 / 0.96
     row = rows.perplexity(math.log(10.1), math.log(10), 0.99, 50)

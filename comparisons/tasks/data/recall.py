@@ -35,11 +35,9 @@ def pairs(length: int, sequences: int, rng: Source, keys: int = KEYS, values: in
 
 
 NUMBERS = 100  # a number of a line is two digits to this base, its content one of as many words
-WORDS = (
-    6  # tokens beside digits and contents: "line", ":", "REGISTER_CONTENT", "is", the line's end, "line" in a question
-)
-LINE_TOKENS, ASK_TOKENS = 8, 6
-ASKS = 48  # lines that are asked for at the end, at most
+WORDS = 4  # tokens beside digits and contents: "line", "is", the line's end, "line" in a question
+LINE_TOKENS, ASK_TOKENS = 6, 4
+ASKS = 256  # lines that are asked for at the end, at most
 
 
 def lines_vocab(numbers: int = NUMBERS) -> int:
@@ -48,12 +46,13 @@ def lines_vocab(numbers: int = NUMBERS) -> int:
 
 
 def lines(length: int, sequences: int, rng: Source, numbers: int = NUMBERS) -> Batch:
-    """Return lines "line 12 34: REGISTER_CONTENT is word", some of which are asked for at the end.
+    """Return lines "line 12 34 is word", some of which are asked for at the end.
 
-    After LongEval (Li et al. 2023); a number is two tokens, a line has eight.
+    After LongEval (Li et al. 2023); a number is two tokens, a line has six. At most 256 questions are asked, and
+    no more than take a third of the tokens.
     """
-    line, colon, register, is_, end, ask = range(2 * numbers, lines_vocab(numbers))
-    asks = min(ASKS, max(1, length // 24))
+    line, is_, end, ask = range(2 * numbers, lines_vocab(numbers))
+    asks = min(ASKS, max(1, length // 12))
     start = length - asks * ASK_TOKENS  # what does not make up a line before is ends
     count = min(start // LINE_TOKENS, numbers**2)
     tokens = np.full((sequences, length), end)
@@ -61,11 +60,11 @@ def lines(length: int, sequences: int, rng: Source, numbers: int = NUMBERS) -> B
     for row in range(sequences):
         names = np.stack(np.divmod(rng.permutation(numbers**2)[:count], numbers), 1)
         contents = rng.integers(0, numbers, count)
-        body = np.full((count, LINE_TOKENS), (line, 0, 0, colon, register, is_, 0, end))
-        body[:, 1:3], body[:, 6] = names, numbers + contents
+        body = np.full((count, LINE_TOKENS), (line, 0, 0, is_, 0, end))
+        body[:, 1:3], body[:, 4] = names, numbers + contents
         tokens[row, start - body.size : start] = body.ravel()
         chosen = rng.choice(count, asks, replace=False)
-        asked = np.full((asks, ASK_TOKENS), (ask, 0, 0, colon, register, is_))
+        asked = np.full((asks, ASK_TOKENS), (ask, 0, 0, is_))
         asked[:, 1:3] = names[chosen]
         tokens[row, start:] = asked.ravel()
         answers[row] = contents[chosen]

@@ -13,15 +13,22 @@ from comparisons.data.datasets import ComparisonError
 from comparisons.tasks.task import Batch, Source, batch
 
 PACKAGES = ("stdlib", "numpy", "scipy", "sklearn", "torch", "matplotlib")
+HASHES = 4_096  # of three bytes
 TESTED = 6  # one file of so many is held out
 MOST = 4_000_000  # bytes of a package
 SKIPPED = {"site-packages", "test", "tests", "testing", "idlelib", "_vendor"}
 
 
 def packages(length: int, sequences: int, rng: Source, kinds: int = len(PACKAGES)) -> Batch:
-    """Return windows of files of a package, which is to be named; training and evaluation have files of their own."""
+    """Return windows of files of a package, which is to be named; training and evaluation have files of their own.
+
+    A token is a byte together with the two before it, hashed. The answer is read at the last one.
+    """
     named = rng.integers(0, kinds, sequences)
-    return batch(np.stack([_window(PACKAGES[kind], length, rng) for kind in named]), named[:, None])
+    windows = np.stack([_window(PACKAGES[kind], length + 2, rng) for kind in named])
+    threes = (windows[:, :-2] << 16) + (windows[:, 1:-1] << 8) + windows[:, 2:]
+    tokens = threes * 2_654_435_761 % 2**32 * HASHES >> 32
+    return batch(tokens, named[:, None], np.full((sequences, 1), length - 1))
 
 
 def continuation(length: int, sequences: int, rng: Source) -> Batch:

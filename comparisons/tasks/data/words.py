@@ -37,7 +37,7 @@ def words(length: int, sequences: int, rng: Source, count: int = WORDS) -> Batch
     return batch(tokens, answers.reshape(sequences, -1), at.reshape(sequences, -1))
 
 
-NAMES, VALUES, FILLERS = 512, 64, 32
+NAMES, VALUES, FILLERS = 128, 64, 32
 CHAINS = 3  # in which a variable is named after an earlier one, at most so many times
 SLOT = 4  # tokens of an assignment, the last of which is a filler
 
@@ -50,25 +50,25 @@ def variables_vocab(names: int = NAMES, values: int = VALUES) -> int:
 def variables(length: int, sequences: int, rng: Source, names: int = NAMES, values: int = VALUES) -> Batch:
     """Return assignments "name = value" and "name = name" among fillers; then names are asked for their values.
 
-    After RULER's variable tracking. An eighth of the tokens are assignments, at most of all names; two in three name an
-    earlier variable. Training also learns the value at every assignment; only what is asked at the end is evaluated.
+    After RULER's variable tracking. There is an assignment in eight tokens, at most one of each name; every other one
+    names an earlier variable. Training also learns the value at every assignment; only what is asked at the end, all
+    variables once, is evaluated.
     """
     slots = length // SLOT
     count = min(names, max(4, slots // 2))
-    asks = max(1, count // 2)
     tokens = names + values + rng.integers(0, FILLERS, (sequences, length))
     becomes, ask = names + values + FILLERS, names + values + FILLERS + 1
-    at, answers = np.empty((2, sequences, count + asks), np.int64)
+    at, answers = np.empty((2, sequences, 2 * count), np.int64)
     for row in range(sequences):
         named, sources, found = _chains(count, rng, names, values)
-        place = SLOT * np.sort(rng.choice(slots - -(-2 * asks // SLOT), count, replace=False))
+        place = SLOT * np.sort(rng.choice(slots - -(-2 * count // SLOT), count, replace=False))
         tokens[row, place], tokens[row, place + 1], tokens[row, place + 2] = named, becomes, sources
         at[row, :count], answers[row, :count] = place + 2, found
-        chosen = rng.choice(count, asks, replace=False)
-        asked = length - 2 * asks + 2 * np.arange(asks)
+        chosen = rng.permutation(count)
+        asked = length - 2 * count + 2 * np.arange(count)
         tokens[row, asked], tokens[row, asked + 1] = ask, named[chosen]
         at[row, count:], answers[row, count:] = asked + 1, found[chosen]
-    mask = np.tile(np.arange(count + asks) >= count, (sequences, 1))
+    mask = np.tile(np.arange(2 * count) >= count, (sequences, 1))
     return batch(tokens, answers, at, asked=mask)
 
 
@@ -78,6 +78,6 @@ def _chains(count: int, rng: Source, names: int, values: int) -> tuple[np.ndarra
     sources = names + found
     for i in range(1, count):
         earlier = int(rng.integers(0, i))
-        if rng.random() < 2 / 3 and depth[earlier] < CHAINS - 1:
+        if rng.random() < 1 / 2 and depth[earlier] < CHAINS - 1:
             sources[i], found[i], depth[i] = named[earlier], found[earlier], depth[earlier] + 1
     return named, sources, found

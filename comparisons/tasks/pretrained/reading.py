@@ -12,8 +12,8 @@ from torch.nn import functional
 from comparisons.attention.bench import Contender
 from comparisons.harness.results import Row
 from comparisons.tasks import rows
+from comparisons.tasks.clock import clocked
 from comparisons.tasks.contenders import EXACT
-from comparisons.tasks.pretrained.smollm2 import clocked
 
 AT_ONCE = 512  # tokens whose logits are in memory
 NONE = -100  # PyTorch's number for what is not asked

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from comparisons.data.datasets import MissingPackageError, optional
 
@@ -88,23 +87,6 @@ def _in(model: Any, dtype: torch.dtype) -> Any:
     from copy import deepcopy
 
     return deepcopy(model).to(dtype)
-
-
-@contextmanager
-def clocked(modules: list[nn.Module]) -> Iterator[list[float]]:
-    """Add up the seconds that modules take, in a list of one."""
-    total, starts = [0.0], []
-    hooks = [module.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter())) for module in modules]
-
-    def stop(*_: Any) -> None:
-        total[0] += time.perf_counter() - starts.pop()
-
-    hooks += [module.register_forward_hook(stop) for module in modules]
-    try:
-        yield total
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def tokens(tokenizer: Any, text: str, length: int) -> Tensor:
