@@ -37,7 +37,8 @@ def of_suite(rows: Sequence[Row], suite: str) -> Table:
             cells += [f"{row['attention_seconds']:.3g} s"]
             cells += [_times(attention_ratio(of_suite, row, method)) for method in (EXACT, TEXTBOOK)]
             cells += [_times(attention_ratio(of_suite, row, EXACT, "attention_processor"))]
-            cells += [f"{row['touched']:.1%}", f"{row['approximated']:.0%}", f"{row.get('worst', 0.0):.4f}"]
+            cells += [f"{row['touched']:.1%}", f"{row['approximated']:.0%}"]
+            cells += [f"{row['worst']:.4f}" if "worst" in row else ""]
             cells += [f"{row['peak_bytes'] / 1e6:.0f} MB"]
         table.append(cells + [""] * (len(table[0]) - len(cells)))
     return table
