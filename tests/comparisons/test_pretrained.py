@@ -10,6 +10,7 @@ from torch.nn import functional
 from comparisons.attention.adapters import RIVALS
 from comparisons.attention.bench import Contender
 from comparisons.data.datasets import MissingPackageError
+from comparisons.report import bars_tasks
 from comparisons.tasks import contenders
 from comparisons.tasks.pretrained import mgm, minilm, prompts, smollm2, suites, texts
 from comparisons.tasks.pretrained.answers import Answers
@@ -230,3 +231,12 @@ def test_suites_name_their_data():
     for suite in suites.SUITES:
         for name in suite.data:
             suite.read(name, False)
+
+
+@pytest.mark.parametrize(("suite", "tolerance", "holds"), [
+    ("task_smollm2", 0.05, False), ("task_smollm2", 0.1, True), ("task_lm", 0.05, True)
+])  # fmt: skip
+def test_the_bar_of_a_perplexity(suite, tolerance, holds):
+    row = {"suite": suite, "length": 8_192, "options": {"tolerance": tolerance}, "forced": False, "growth": 0.003}
+    judged = bars_tasks.judge([row | {"metric": "same next token", "kept": 1.0}])
+    assert [held for asked, _, held, _ in judged if "perplexity" in asked] == [holds]
