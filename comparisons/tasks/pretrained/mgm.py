@@ -2,8 +2,12 @@
 
 Its tokens are genera, in the order of how unusually frequent they are in a sample; it knows 512 positions. Its weights
 and its list of genera are in the package ``microformer-mgm``, samples are not: here the model makes them itself, from a
-seed. A sequence is many samples, one after the other, each with positions from 0 on: samples are packed like this to
-train on, and here a sample can see those before it. Exact attention sees the same.
+seed. A sequence is many samples, one after the other, each with positions from 0 on.
+
+As ``mgm``, a sample sees itself alone, which is what the model was made for: a mask of (n, n) for PyTorch, a narrow
+band for `dci_attention`, which computes nothing else and is exact. As ``mgm-across``, it sees those before it too:
+long attention, but not what the model knows. It expects no genus twice, and is surprised by all of them (its perplexity
+rises from some 60 to thousands): what can be compared there is one attention with another, not with the truth.
 """
 
 from __future__ import annotations

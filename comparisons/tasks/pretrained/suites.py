@@ -23,7 +23,8 @@ JUDGED = 16_384  # beyond that, the errors of heads would take longer to find th
 PROMPTS, CONTINUED, CONTINUATIONS = 2, 64, 2
 DOCUMENTS = {512: 48, 4_096: 24, 8_192: 12}  # by their length
 MGM_LENGTHS = (4_096, 8_192, 16_384)
-SAMPLES = 512
+SAMPLES = 320
+ACROSS = "mgm-across"  # samples see those before them
 FEW = ("exact", "textbook", "dci", "window")  # who is tried unless others are named, which take their time
 SMOKE_LENGTH = 2_560
 
@@ -85,21 +86,21 @@ def _minilm(suite: Suite, run: Run, name: str, options: Options) -> None:
 
 
 def _mgm(suite: Suite, run: Run, name: str, options: Options) -> None:
-    """Foretell the genera of microbiome samples."""
+    """Foretell the genera of microbiome samples, each of which sees itself alone, or those before it too."""
     optional("torch", f"the suite {suite.name!r}")
     from comparisons.attention.bench import Bench
     from comparisons.tasks.pretrained import mgm
     from comparisons.tasks.pretrained.reading import Reading
 
-    lengths = (SMOKE_LENGTH,) if options.smoke else MGM_LENGTHS
-    model = mgm.load()
+    model, across = mgm.load(), name == ACROSS
     some = mgm.samples(64 if options.smoke else SAMPLES)
+    lengths = (SMOKE_LENGTH,) if options.smoke else MGM_LENGTHS
     for length in lengths:
         tokens, places = mgm.packed(some, length)
-        # With a mask: from places alone, transformers would conclude that a sample sees no other.
-        more = {"position_ids": places, "attention_mask": tokens.new_ones(tokens.shape)}
-        asked = Reading(model, tokens, run.threads, unasked=mgm.BEGIN, **more)
-        last = length == max(lengths)
+        # From places alone, transformers concludes that a sample sees no other, and makes a mask.
+        more = {"attention_mask": tokens.new_ones(tokens.shape)} if across else {}
+        asked = Reading(model, tokens, run.threads, unasked=mgm.BEGIN, position_ids=places, **more)
+        last = across and length == max(lengths)
         _compare(suite, options, Bench(run, suite.name, name, length), asked, knob=last, rivals=last)
 
 
@@ -135,6 +136,13 @@ SMOLLM2 = _suite(
     _smollm2, SMOLLM2_DATA,
 )  # fmt: skip
 MINILM = _suite("minilm", "long documents found by a pretrained encoder: what is kept", 20, _minilm, ("minilm",))
-MGM = _suite("mgm", "a pretrained model of microbiome samples: what is kept of its next tokens", 10, _mgm, ("mgm",))
+MGM = _suite(
+    "mgm",
+    "a pretrained model of microbiome samples: what is kept of its next tokens",
+    10,
+    _mgm,
+    ("mgm", ACROSS),
+    smoke=2,
+)
 
 SUITES = (SMOLLM2, MINILM, MGM)
