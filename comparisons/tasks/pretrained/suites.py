@@ -135,7 +135,7 @@ SMOLLM2 = _suite(
     "smollm2", "a pretrained language model, SmolLM2-135M-Instruct: what is kept of its next tokens", 60,
     _smollm2, SMOLLM2_DATA,
 )  # fmt: skip
-MINILM = _suite("minilm", "long documents found by a pretrained encoder: what is kept", 20, _minilm, ("minilm",))
+MINILM = _suite("minilm", "long documents found by a pretrained encoder: what is kept", 12, _minilm, ("minilm",))
 MGM = _suite(
     "mgm",
     "a pretrained model of microbiome samples: what is kept of its next tokens",
