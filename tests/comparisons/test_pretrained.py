@@ -134,6 +134,40 @@ class TestPositions:
         assert places.tolist() == [[0, 1, 2, 0, 1, 2]]
 
 
+class TestPrepared:
+    @pytest.fixture
+    def loaded(self, llama, monkeypatch):
+        llama.config.rope_parameters = {"rope_type": "default", "rope_theta": 10_000.0}
+        monkeypatch.setattr(smollm2, "load", lambda: (llama, None))
+        return llama
+
+    def test_positions_are_stretched_and_given_back(self, loaded):
+        tokens = torch.randint(1, 64, (1, 50))
+        before = loaded(tokens).logits
+        with smollm2.prepared(torch.float32, 2 * smollm2.POSITIONS) as (model, _):
+            rotary = model.model.rotary_emb
+            assert rotary.config.rope_parameters["factor"] == 2
+            assert rotary.rope_type == "yarn"
+            assert rotary.attention_scaling == pytest.approx(0.1 * math.log(2) + 1)
+            assert not torch.allclose(model(tokens).logits, before)
+        assert torch.equal(loaded(tokens).logits, before)
+
+    def test_few_positions_stay_as_they_are(self, loaded):
+        tokens = torch.randint(1, 64, (1, 50))
+        before = loaded(tokens).logits
+        with smollm2.prepared(torch.float32, smollm2.POSITIONS) as (model, _):
+            assert torch.equal(model(tokens).logits, before)
+
+    def test_bfloat16_is_a_copy(self, loaded):
+        tokens = torch.randint(1, 64, (1, 50))
+        before = loaded(tokens).logits
+        with smollm2.prepared(torch.bfloat16, 2_000) as (model, _):
+            found = model(tokens).logits
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), before, rtol=0.1, atol=0.1)
+        assert torch.equal(loaded(tokens).logits, before)
+
+
 class TestSamples:
     @pytest.fixture
     def sure(self):
