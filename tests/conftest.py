@@ -104,6 +104,16 @@ def metric(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture
+def no_grad() -> Iterator[None]:
+    """PyTorch from a seed, and without gradients."""
+    import torch
+
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
 def _all_distances(X: np.ndarray, Q: np.ndarray, metric: str) -> np.ndarray:
     """Distances of shape (nq, n) in float64, from the oracle."""
     table = np.empty((len(Q), len(X)))

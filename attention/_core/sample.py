@@ -23,8 +23,8 @@ _CHECKED = 96  # rows of the output, beside those of the search, and as often as
 _RISKIEST = 32
 _CHECKS, _HOPEFUL = 3, 0.9  # the error is below this share of the tolerance
 _FIRST = 0.04  # threshold
-# The largest threshold, and that times the tolerance wanted: a cell with a large part of the mass is near even where the
-# sample does not ask for it.
+# The largest threshold, and the same over the tolerance wanted: a cell with a large part of the mass is near even where
+# the sample does not ask for it.
 _MOST, _MOST_OF_TOLERANCE = 0.4, 9.2
 _SEARCH = ThresholdSearch(least=1e-4, most=_MOST, looks=7, slope=0.35)
 _NONE_NEAR, _SIZE_LOOKS = 1e6, 14
@@ -100,7 +100,8 @@ class Sample:
             cells_alone = look.touched < 1.1 * self.head.field.n_cells
             return look.error > 0.8 * tolerance or cells_alone or _saves_little(good, bad)
 
-        return _SEARCH._replace(most=max(_MOST, _MOST_OF_TOLERANCE * tolerance)).find(self.measure, tolerance, _FIRST, settled)
+        search = _SEARCH._replace(most=max(_MOST, _MOST_OF_TOLERANCE * tolerance))
+        return search.find(self.measure, tolerance, _FIRST, settled)
 
     def search_size(self, size: float) -> Look:
         """Look for the threshold whose near field has about `size` keys, the cells and the segment not counted."""

@@ -170,7 +170,7 @@ class _Replacement:
     def _ours(self, call: Call, *arguments: Any, **named: Any) -> Tensor:
         out, report = dci_attention(*arguments, **named, options=self.ours.options, return_report=True)
         call.touched = sum(head.share for head in report.heads) / len(report.heads)
-        exact = [head.reason for head in report.heads if head.method == "exact"]
+        exact = [head.reason for head in report.heads if head.method in ("exact", "banded")]  # a band is exact too
         call.approximated = 1 - len(exact) / len(report.heads)
         call.reasons.update(exact)
         return out

@@ -23,11 +23,7 @@ KINDS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)

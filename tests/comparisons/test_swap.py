@@ -69,6 +69,17 @@ def test_what_a_rival_cannot_do_goes_to_pytorch_and_is_told(heads):
     assert [dict(call.reasons) for call in usage.calls] == [{"fewer queries than keys": 8}, {"a mask": 8}]
 
 
+def test_what_a_mask_leaves_in_a_band_is_exact():
+    sample = torch.arange(4_096) // 64
+    band = (sample[:, None] == sample) & torch.ones(4_096, 4_096, dtype=torch.bool).tril()
+    some = torch.randn(3, 1, 2, 4_096, 8).unbind()
+    with swap(contenders.ours(0.05), 1, judge=True) as usage:
+        attend(*some, attn_mask=band)
+    assert usage.calls[0].approximated == 0
+    assert dict(usage.calls[0].reasons) == {"a sliding window": 2}
+    assert max(usage.calls[0].errors) < 1e-5
+
+
 def test_layers_of_pytorch_are_reached():
     layer = torch.nn.MultiheadAttention(8, 2, batch_first=True)
     with swap(contenders.EXACT, 1) as usage:

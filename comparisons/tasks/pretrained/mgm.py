@@ -2,8 +2,12 @@
 
 Its tokens are genera, in the order of how unusually frequent they are in a sample; it knows 512 positions. Its weights
 and its list of genera are in the package ``microformer-mgm``, samples are not: here the model makes them itself, from a
-seed. A sequence is many samples, one after the other, each with positions from 0 on: samples are packed like this to
-train on, and here a sample can see those before it. Exact attention sees the same.
+seed. A sequence is many samples, one after the other, each with positions from 0 on.
+
+As ``mgm``, a sample sees itself alone, which is what the model was made for: a mask of (n, n) for PyTorch, a narrow
+band for `dci_attention`, which computes nothing else and is exact. As ``mgm-across``, it sees those before it too:
+long attention, but not what the model knows. It expects no genus twice, and is surprised by all of them (its perplexity
+rises from some 60 to thousands): what can be compared there is one attention with another, not with the truth.
 """
 
 from __future__ import annotations
@@ -14,14 +18,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from comparisons.data.datasets import MissingPackageError, optional
+from comparisons.data.datasets import MissingPackageError, cached, optional
 
 INSTALL = "pip install --no-deps microformer-mgm"
 PAD, MASK, BEGIN, END = range(4)  # as the model's configuration has them; genera follow
-SIDE_BY_SIDE = 64  # samples that are made at once
 
 
 @lru_cache(maxsize=1)
@@ -49,25 +53,36 @@ def genera() -> list[str]:
     return ["<pad>", "<mask>", "<bos>", "<eos>", *names]
 
 
+def samples(count: int, seed: int = 0) -> list[Tensor]:
+    """Return samples that the model has drawn, each from <bos> to <eos>, or to its last position; made once."""
+    name = f"mgm-samples-{count}-{seed}"
+    flat = torch.from_numpy(cached(name, lambda: torch.cat(drawn(load(), count, seed)).numpy(), np.int64).copy())
+    return list(flat.tensor_split((flat == BEGIN).nonzero()[1:, 0]))
+
+
 @torch.no_grad()
-def samples(model: Any, count: int, seed: int = 0) -> list[Tensor]:
-    """Draw samples from the model, each from <bos> to <eos>, or to its last position."""
+def drawn(model: Any, count: int, seed: int) -> list[Tensor]:
+    """Draw samples from a model, all of them side by side as long as they last."""
     generator = torch.Generator().manual_seed(seed)
-    transformers = optional("transformers", "MGM")
-    found = []
-    for _ in range(-(-count // SIDE_BY_SIDE)):
-        drawn = torch.full((SIDE_BY_SIDE, 1), BEGIN)
-        cache = transformers.DynamicCache()
-        while drawn.shape[1] < model.config.n_positions:
-            place = torch.full((SIDE_BY_SIDE, 1), drawn.shape[1] - 1)
-            logits = model(drawn[:, -1:], position_ids=place, **{_cache_name(model): cache}).logits[:, -1]
-            logits[:, [PAD, MASK, BEGIN]] = -torch.inf
-            token = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-            drawn = torch.cat([drawn, token], 1)
-        for row in drawn:
-            ends = (row == END).nonzero()
-            found.append(row[: int(ends[0]) + 1] if len(ends) else row)
-    return found[:count]
+    cache = optional("transformers", "MGM").DynamicCache()
+    positions = model.config.n_positions
+    tokens = torch.full((count, positions), END)
+    tokens[:, 0] = BEGIN
+    lengths = torch.full((count,), positions)
+    going = torch.arange(count)  # samples that have not ended
+    for at in range(1, positions):
+        place = torch.full((len(going), 1), at - 1)
+        named = {"position_ids": place, _cache_name(model): cache, "use_cache": True}
+        logits = model(tokens[going, at - 1, None], **named).logits[:, -1]
+        logits[:, [PAD, MASK, BEGIN]] = -torch.inf
+        tokens[going, at] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        on = tokens[going, at] != END
+        lengths[going[~on]] = at + 1
+        going = going[on]
+        if not len(going):
+            break
+        cache.batch_select_indices(on.nonzero()[:, 0])
+    return [row[:length] for row, length in zip(tokens, lengths.tolist(), strict=True)]
 
 
 def _cache_name(model: Any) -> str:

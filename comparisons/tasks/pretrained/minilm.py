@@ -27,7 +27,7 @@ from comparisons.attention.bench import Contender
 from comparisons.data.datasets import MissingPackageError
 from comparisons.harness.results import Row
 from comparisons.tasks import rows
-from comparisons.tasks.contenders import EXACT
+from comparisons.tasks.pretrained.answers import Answers
 
 POSITIONS = 512
 LEAST_QUERY = 20  # characters
@@ -73,7 +73,7 @@ class Retrieval:
     """
 
     def __init__(self, length: int, count: int, threads: int) -> None:
-        self.length, self.threads = length, threads
+        self.answers = Answers(self._documents, threads)
         self.tokenizer, self.encoder = load()
         self.table = self.encoder.embeddings.position_embeddings.weight.detach()
         self.queries: list[Tensor] = []
@@ -91,16 +91,13 @@ class Retrieval:
         own document comes first, ``agreement`` that of those with the same first document as with exact attention, and
         ``cosine`` the least cosine of a document's embedding and its exact one.
         """
-        found, row = rows.measure(contender, self.threads, self._documents)
-        (rank, first), (exact, exact_first) = (self._ranks(embedded) for embedded in (found, self._exact))
-        same = (self._best(found) == self._best(self._exact)).float().mean().item()
+        found, row = self.answers.of(contender)
+        exactly = self.answers.exact
+        (rank, first), (exact, exact_first) = (self._ranks(embedded) for embedded in (found, exactly))
+        same = (self._best(found) == self._best(exactly)).float().mean().item()
         row |= {"causal": False, "sequences": len(found), "agreement": same, "first": first, "exact_first": exact_first}
-        row["cosine"] = (found * self._exact).sum(1).min().item()
+        row["cosine"] = (found * exactly).sum(1).min().item()
         return row | rows.accuracy("mean reciprocal rank", rank, exact, len(found))
-
-    @cached_property
-    def _exact(self) -> Tensor:
-        return rows.measure(EXACT, self.threads, self._documents, judge=False)[0]
 
     @cached_property
     def _asked(self) -> Tensor:

@@ -7,7 +7,6 @@ which of them the model would have answered. An answer is right if all its token
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from comparisons.attention.bench import Contender
 from comparisons.harness.results import Row
 from comparisons.tasks import rows
-from comparisons.tasks.contenders import EXACT
+from comparisons.tasks.pretrained.answers import Answers
 from comparisons.tasks.pretrained.texts import documentation
 
 QUESTIONS = 16
@@ -142,20 +141,18 @@ class Questions:
     """
 
     def __init__(self, model: Any, tokenizer: Any, kind: str, length: int, count: int, threads: int) -> None:
-        self.model, self.kind, self.threads = model, kind, threads
+        self.model = model
+        self.answers = Answers(self._chosen, threads, judge=False)
         self.prompts = [KINDS[kind](tokenizer, length, seed) for seed in range(count)]
 
     def row(self, contender: Contender) -> Row:
         """Return the row of a contender; ``agreement`` is the share of the answers' tokens that are as with exact."""
-        chosen, row = rows.measure(contender, self.threads, self._chosen, judge=False)
-        right, best = (self._right(some) for some in (chosen, self._exact))
-        same = torch.cat([mine == theirs for mine, theirs in zip(chosen, self._exact, strict=True)]).float().mean()
+        chosen, row = self.answers.of(contender)
+        exact = self.answers.exact
+        right, best = (self._right(some) for some in (chosen, exact))
+        same = torch.cat([mine == theirs for mine, theirs in zip(chosen, exact, strict=True)]).float().mean()
         row |= {"causal": True, "sequences": len(self.prompts), "agreement": same.item()}
         return row | rows.accuracy("questions answered", right, best, QUESTIONS * len(self.prompts))
-
-    @cached_property
-    def _exact(self) -> list[Tensor]:
-        return rows.measure(EXACT, self.threads, self._chosen, judge=False)[0]
 
     def _chosen(self) -> list[Tensor]:
         """Return the most likely tokens in place of the answers, of each prompt."""

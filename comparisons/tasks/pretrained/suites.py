@@ -5,6 +5,7 @@ Rows are those of `comparisons.tasks.suites`; those of a language model also hav
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,15 @@ from comparisons.tasks.suites import KEYS, known
 SMOLLM2_DATA = (
     "smollm2", "smollm2-docstrings", "smollm2-bfloat16", "smollm2-needles", "smollm2-lines", "smollm2-decoding",
 )  # fmt: skip
-LENGTHS = {"smollm2": (8_192, 16_384, 32_768), "smollm2-bfloat16": (8_192, 16_384)}  # others: 8,192
+LENGTHS = {"smollm2": (8_192, 16_384, 32_768)}  # others: 8,192
 AT = 8_192  # where the rivals are tried
-PROMPTS, CONTINUED, CONTINUATIONS = 3, 64, 2
-MINILM_LENGTHS, DOCUMENTS = (512, 4_096, 8_192), 48
+JUDGED = 16_384  # beyond that, the errors of heads would take longer to find than all else
+PROMPTS, CONTINUED, CONTINUATIONS = 2, 64, 2
+DOCUMENTS = {512: 48, 4_096: 24, 8_192: 12}  # by their length
 MGM_LENGTHS = (4_096, 8_192, 16_384)
+SAMPLES = 320
+ACROSS = "mgm-across"  # samples see those before them
+FEW = ("exact", "textbook", "dci", "window")  # who is tried unless others are named, which take their time
 SMOKE_LENGTH = 2_560
 
 
@@ -49,8 +54,9 @@ def _smollm2(suite: Suite, run: Run, name: str, options: Options) -> None:
                 asked = prompts.Questions(model, tokenizer, kind, length, 1 if options.smoke else PROMPTS, run.threads)
             else:
                 text = texts.TEXTS["docstrings" if kind == "docstrings" else "documentation"]()
-                asked = Reading(model, smollm2.tokens(tokenizer, text, length), run.threads)
-            _compare(suite, options, bench, asked, more=name == "smollm2" and length == AT)
+                tokens = smollm2.tokens(tokenizer, text, length)
+                asked = Reading(model, tokens, run.threads, judge=length <= JUDGED)
+            _compare(suite, options, bench, asked, rivals=name == "smollm2" and length == AT)
 
 
 def _continued(model: Any, tokenizer: Any, length: int, smoke: bool) -> list[Any]:
@@ -74,38 +80,46 @@ def _minilm(suite: Suite, run: Run, name: str, options: Options) -> None:
     from comparisons.attention.bench import Bench
     from comparisons.tasks.pretrained.minilm import Retrieval
 
-    for length in (SMOKE_LENGTH,) if options.smoke else MINILM_LENGTHS:
-        asked = Retrieval(length, 4 if options.smoke else DOCUMENTS, run.threads)
-        _compare(suite, options, Bench(run, suite.name, name, length), asked, more=length == 8_192, causal=False)
+    for length, count in ({SMOKE_LENGTH: 4} if options.smoke else DOCUMENTS).items():
+        asked = Retrieval(length, count, run.threads)
+        _compare(suite, options, Bench(run, suite.name, name, length), asked, causal=False)
 
 
 def _mgm(suite: Suite, run: Run, name: str, options: Options) -> None:
-    """Foretell the genera of microbiome samples."""
+    """Foretell the genera of microbiome samples, each of which sees itself alone, or those before it too."""
     optional("torch", f"the suite {suite.name!r}")
     from comparisons.attention.bench import Bench
     from comparisons.tasks.pretrained import mgm
     from comparisons.tasks.pretrained.reading import Reading
 
+    model, across = mgm.load(), name == ACROSS
+    some = mgm.samples(64 if options.smoke else SAMPLES)
     lengths = (SMOKE_LENGTH,) if options.smoke else MGM_LENGTHS
-    model = mgm.load()
-    some = mgm.samples(model, 64 if options.smoke else 512)
     for length in lengths:
         tokens, places = mgm.packed(some, length)
-        # With a mask: from places alone, transformers would conclude that a sample sees no other.
-        more = {"position_ids": places, "attention_mask": tokens.new_ones(tokens.shape)}
-        asked = Reading(model, tokens, run.threads, unasked=mgm.BEGIN, **more)
-        _compare(suite, options, Bench(run, suite.name, name, length), asked, more=length == 16_384)
+        # From places alone, transformers concludes that a sample sees no other, and makes a mask.
+        more = {"attention_mask": tokens.new_ones(tokens.shape)} if across else {}
+        asked = Reading(model, tokens, run.threads, unasked=mgm.BEGIN, position_ids=places, **more)
+        last = across and length == max(lengths)
+        _compare(suite, options, Bench(run, suite.name, name, length), asked, knob=last, rivals=last)
 
 
-def _compare(suite: Suite, options: Options, bench: Any, asked: Any, more: bool, causal: bool = True) -> None:
-    """Measure exact attention and ours, with `more` all tolerances and the rivals too."""
+def _compare(
+    suite: Suite,
+    options: Options,
+    bench: Any,
+    asked: Any,
+    causal: bool = True,
+    knob: bool = False,
+    rivals: bool = False,
+) -> None:
+    """Measure exact attention and ours, with `knob` at all tolerances, and with `rivals` those too."""
     from comparisons.tasks import contenders
 
-    chosen = {rival.key for rival in suite.chosen(options)} | {"exact"}
-    found = [contenders.EXACT, *(contenders.ours(tolerance) for tolerance in contenders.TOLERANCES)]
-    if more:
-        found += [contenders.ours(tolerance) for tolerance in contenders.KNOB if tolerance not in contenders.TOLERANCES]
-        found += contenders.rivals(bench.length, causal)
+    chosen = {rival.key for rival in suite.chosen(replace(options, rivals=options.rivals or FEW))} | {"exact"}
+    tolerances = [*contenders.TOLERANCES, *(t for t in contenders.KNOB if knob and t not in contenders.TOLERANCES)]
+    found = [contenders.EXACT, *(contenders.ours(tolerance, forced=options.smoke) for tolerance in tolerances)]
+    found += contenders.rivals(bench.length, causal) if rivals else []
     for contender in found:
         if contender.rival.key in chosen:
             key = f"{contender.method} {contender.settings}"
@@ -121,7 +135,14 @@ SMOLLM2 = _suite(
     "smollm2", "a pretrained language model, SmolLM2-135M-Instruct: what is kept of its next tokens", 60,
     _smollm2, SMOLLM2_DATA,
 )  # fmt: skip
-MINILM = _suite("minilm", "long documents found by a pretrained encoder: what is kept", 20, _minilm, ("minilm",))
-MGM = _suite("mgm", "a pretrained model of microbiome samples: what is kept of its next tokens", 10, _mgm, ("mgm",))
+MINILM = _suite("minilm", "long documents found by a pretrained encoder: what is kept", 12, _minilm, ("minilm",))
+MGM = _suite(
+    "mgm",
+    "a pretrained model of microbiome samples: what is kept of its next tokens",
+    10,
+    _mgm,
+    ("mgm", ACROSS),
+    smoke=2,
+)
 
 SUITES = (SMOLLM2, MINILM, MGM)

@@ -1,4 +1,4 @@
-"""Long documents found by a pretrained encoder whose attention is swapped: about 20 minutes in full.
+"""Long documents found by a pretrained encoder whose attention is swapped: about 12 minutes in full.
 
 Bars: `comparisons.report.bars_tasks`.
 """

@@ -14,12 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 import attention
 from attention import AttentionOptions
 
-
-@pytest.fixture(autouse=True)
-def _inference():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 class Direct(nn.Module):
