@@ -34,7 +34,7 @@ _AGAIN = 0.25  # of them: touching more with too large an error, another run wou
 _PLAN_PAIRS = 9_000_000
 _PLAN_PAIRS_A_KEY = 500
 _WASTE = 0.08  # of the exact time of all heads that planning may waste
-_HEADS_A_PROBE = 6  # where planning all would risk more
+_HEADS_A_PROBE = 6  # of many, where planning all would risk more
 
 
 def attend_heads(
@@ -112,7 +112,8 @@ def attend_heads(
         seen = key.shape[-2] if ends is None else float(ends.mean())
         bearable = most_probes(n_heads, query.shape[1] * query.shape[2], key.shape[-2], seen)
         if bearable < n_heads:
-            probes = range(0, n_heads, max(_HEADS_A_PROBE, -(-n_heads // max(1, bearable))))
+            apart = -(-n_heads // max(1, bearable))
+            probes = range(0, n_heads, apart if n_heads <= _HEADS_A_PROBE else max(_HEADS_A_PROBE, apart))
     run(probes)
     others = sorted(set(range(n_heads)).difference(probes))
     if all(reports[h].method == "exact" for h in probes):
@@ -140,7 +141,8 @@ def most_probes(n_heads: int, n_queries: int, n_keys: int, seen: float) -> int:
         Keys that a query sees, on average.
     """
     wasted, exact = _PLAN_PAIRS + _PLAN_PAIRS_A_KEY * n_keys, n_queries * seen
-    return 0 if exact < wasted else min(n_heads, int(_WASTE * n_heads * exact / wasted))
+    bearable = _WASTE * n_heads * exact / wasted
+    return 0 if exact < wasted or bearable < 1 else min(n_heads, round(bearable))
 
 
 def _float32(x: Tensor) -> np.ndarray:
