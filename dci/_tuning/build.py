@@ -23,7 +23,8 @@ from .pilot import choose_n_simple, look_roughly
 # To measure anew: `python -m comparisons run --suite sensitivity,construction`.
 _CELLS = 1.5  # times as many cells as the papers: finer cells waste fewer visits
 _SAMPLE = 2048  # rows that directions are fitted to
-_MAX_SIMPLE = 64  # directions that are chosen among; half as many again where the most of them look best
+_MAX_SIMPLE = 64  # directions that are chosen among
+_MORE_SIMPLE = 96  # the same, where the most of those look best and these are at most half of the coordinates
 
 
 def build(
@@ -184,7 +185,7 @@ def _choose_plan(
             if look is None:
                 return None
             rough = look.directions
-            count = min(width, count + count // 2) if look.wants_more else count
+            count = _MORE_SIMPLE if look.wants_more and 2 * _MORE_SIMPLE <= width else count
         for_points = for_queries = dirs.principal_directions(points, count, rng, work, rough)
     coordinates = None
     if n_simple is None:
