@@ -185,7 +185,7 @@ def _choose_plan(
             if look is None:
                 return None
             rough = look.directions
-            count = _MORE_SIMPLE if look.wants_more and 2 * _MORE_SIMPLE <= width else count
+            count = _MORE_SIMPLE if look.wants_more and width >= 2 * _MORE_SIMPLE else count
         for_points = for_queries = dirs.principal_directions(points, count, rng, work, rough)
     coordinates = None
     if n_simple is None:
