@@ -88,7 +88,8 @@ class Ranker:
         work: Work,
         known: FloatArray | None = None,
     ) -> None:
-        self._set_up(embedding, plan, known)
+        self._set_up(embedding, plan)
+        self._known: FloatArray | None = known
         centers = self._choose_centers(rng, work)
         rows = np.arange(embedding.points.size, dtype=np.int32)
         cell_of, gap = self._assign(rows, centers, work)
@@ -98,20 +99,20 @@ class Ranker:
         self.cells = self._fill(rows, cell_of, centers, work)
         self._known = None
 
-    def _set_up(self, embedding: MetricEmbedding, plan: RankingPlan, known: FloatArray | None = None) -> None:
+    def _set_up(self, embedding: MetricEmbedding, plan: RankingPlan) -> None:
         self.embedding = embedding
         self.plan = plan
         self._point_panels = panels_of(plan.for_points.T)
         self._query_panels = panels_of(plan.for_queries.T)
         self._no_bias = np.zeros(self._point_panels.shape[0] * LANES, np.float32)
         self._nearest: Nearest | None = None  # of the centres, once it was needed
-        self._known = known  # coordinates of all points, while it is made
 
     @classmethod
     def restored(cls, embedding: MetricEmbedding, plan: RankingPlan, cells: Cells, mean_gap: float) -> "Ranker":
         """Return a ranker of parts that another one had."""
         ranker = cls.__new__(cls)
         ranker._set_up(embedding, plan)
+        ranker._known = None
         ranker.cells, ranker.mean_gap = cells, mean_gap
         return ranker
 
