@@ -15,7 +15,7 @@ from comparisons.profile.clock import Amount, Clock, Replacement, counted, stage
 from dci._geometry import directions
 from dci._native import cell_search
 from dci._native.kernels import Reservoirs
-from dci._search import exact, ranked, read_rows
+from dci._search import exact, ranked, read_rows, single
 from dci._store import living_index
 from dci._tuning import build, calibration, engine, pilot
 
@@ -100,6 +100,9 @@ def query(candidates: int) -> tuple[Replacement, ...]:
     return (
         *COMMON,
         stage(ranked.Ranker, "search", "search"),
-        stage(ranked.Ranker, "project_queries", ": queries projected"),
+        stage(ranked.Ranker, "_project", ": queries projected"),
         stage(read_rows, "rescore", ": candidates compared", _compared(candidates)),
+        stage(single.Way, "answer", "search"),
+        stage(single, "project", ": queries projected", _projected),
+        stage(single, "rescore", ": candidates compared", _compared(candidates)),
     )
