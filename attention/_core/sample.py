@@ -25,7 +25,7 @@ _CHECKS, _HOPEFUL = 3, 0.9  # the error is below this share of the tolerance
 _FIRST = 0.04  # threshold
 # The largest threshold, and the same over the tolerance wanted: a cell with a large part of the mass is near even where
 # the sample does not ask for it.
-_MOST, _MOST_OF_TOLERANCE = 0.4, 9.2
+_MOST, _MOST_OF_TOLERANCE = 0.4, 9.0
 _SEARCH = ThresholdSearch(least=1e-4, most=_MOST, looks=7, slope=0.35)
 _NONE_NEAR, _SIZE_LOOKS = 1e6, 14
 
