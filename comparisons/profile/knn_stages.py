@@ -15,7 +15,7 @@ from comparisons.profile.clock import Amount, Clock, Replacement, counted, stage
 from dci._geometry import directions
 from dci._native import cell_search
 from dci._native.kernels import Reservoirs
-from dci._search import exact, ranked, read_rows, single
+from dci._search import bounded, exact, ranked, read_rows, single
 from dci._store import living_index
 from dci._tuning import build, calibration, engine, pilot
 
@@ -84,8 +84,10 @@ FIT = (
     counted(calibration, "multiply", product),
     stage(living_index.check, "as_points", "points checked"),
     stage(directions, "principal_directions", "directions"),
+    stage(build, "look_roughly", "number of directions"),
     stage(build, "choose_n_simple", "number of directions"),
     stage(engine.Engine, "neighbours", ": true neighbours"),
+    stage(bounded.BoundedSearch, "search", ": true neighbours"),
     stage(ranked.Ranker, "_choose_centers", "cells: centres"),
     stage(ranked.Ranker, "_assign", "cells: points assigned"),
     stage(ranked.Ranker, "_fill", "cells: points packed"),

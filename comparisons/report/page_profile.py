@@ -13,6 +13,7 @@ from comparisons.profile.bench import MACHINE, SUITE
 from comparisons.profile.clock import REST, Amount
 from comparisons.profile.limits import Limits
 from comparisons.report import page, tables
+from comparisons.report.marks import write_between
 
 BEGIN, END = "<!-- profile: made by python -m comparisons profile -->", "<!-- profile: end -->"
 LEAST = 0.01  # of the time; stages of less are one line
@@ -24,22 +25,13 @@ def write(runs: Sequence[dict[str, Any]], document: Path) -> None:
     rows = select(page.latest(runs), SUITE)
     if not rows:
         raise ComparisonError("nothing to write: these runs hold no profile")
-    try:
-        text = document.read_text(encoding="utf-8")
-        before, begin, rest = text.partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not begin or not end:
-            raise ComparisonError(f"{document}: expected the lines {BEGIN!r} and {END!r}, found none")
-        last = runs[-1]["sessions"][-1]
-        torch = last["versions"].get("torch", "?")
-        machine = (
-            f"One thread of {last['cpu']} ({last['instruction_set']}), torch {torch}, {last['time'][:10]}; "
-            f"the machine's load was {last['load']:g} when the run began, on {last['cpus']} processors."
-        )
-        parts = "\n\n".join([machine, *text_of(rows)])
-        document.write_text(f"{before}{BEGIN}\n\n{parts}\n\n{END}{after}", encoding="utf-8")
-    except OSError as error:
-        raise ComparisonError(f"cannot write {document}: {error.strerror}") from error
+    last = runs[-1]["sessions"][-1]
+    torch = last["versions"].get("torch", "?")
+    machine = (
+        f"One thread of {last['cpu']} ({last['instruction_set']}), torch {torch}, {last['time'][:10]}; "
+        f"the machine's load was {last['load']:g} when the run began, on {last['cpus']} processors."
+    )
+    write_between(document, BEGIN, END, [machine, *text_of(rows)])
 
 
 def text_of(rows: Sequence[Row]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from comparisons.data.datasets import ComparisonError
 from comparisons.harness.results import Row
 from comparisons.report import page, tables, tables_pretrained, tables_tasks
+from comparisons.report.marks import write_between
 
 BEGIN, END = "<!-- tasks: made by python -m comparisons.tasks page -->", "<!-- tasks: end -->"
 TABLES = (
@@ -26,24 +27,14 @@ def write(runs: Sequence[dict[str, Any]], readme: Path) -> None:
     rows = [row for row in page.latest(runs) if row["suite"].startswith("task_")]
     if not rows:
         raise ComparisonError("nothing to write: these runs hold no results of tasks")
-    try:
-        text = readme.read_text(encoding="utf-8")
-        before, begin, rest = text.partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not begin or not end:
-            raise ComparisonError(f"{readme}: expected the lines {BEGIN!r} and {END!r}, found none")
-        folder = readme.parent / "images"
-        folder.mkdir(exist_ok=True)
-        figures = dict(page.draw(rows))
-        for name, (_, _, image) in figures.items():
-            (folder / f"{name}.png").write_bytes(image)
-        parts = "\n\n".join(_parts(runs, rows, figures))
-        readme.write_text(f"{before}{BEGIN}\n\n{parts}\n\n{END}{after}", encoding="utf-8")
-    except OSError as error:
-        raise ComparisonError(f"cannot write {readme}: {error.strerror}") from error
+    write_between(readme, BEGIN, END, _parts(runs, rows, readme.parent / "images"))
 
 
-def _parts(runs: Sequence[dict[str, Any]], rows: Sequence[Row], figures: dict[str, Any]) -> Iterator[str]:
+def _parts(runs: Sequence[dict[str, Any]], rows: Sequence[Row], folder: Path) -> Iterator[str]:
+    folder.mkdir(exist_ok=True)
+    figures = dict(page.draw(rows))
+    for name, (_, _, image) in figures.items():
+        (folder / f"{name}.png").write_bytes(image)
     last = runs[-1]["sessions"][-1]
     torch = last["versions"].get("torch", "?")
     yield f"{last['threads']} threads of {last['cpu']} ({last['instruction_set']}), torch {torch}, {last['time'][:10]}."
