@@ -108,8 +108,9 @@ class DCICache(Cache):
     are attended to as without this cache. One pass over more than 32 tokens, such as a prompt's, is attended to as
     without this cache too.
 
-    Cells beside the keys and values take about 4 (E + Ev + 16) bytes a key and head: 1.13 times the size of float32
-    keys and values of 64 numbers, 2.25 times that of bfloat16 ones. Copies and pickles make their cells anew.
+    Cells beside the keys and values take about 4.5 (E + Ev) bytes a key and head, and their moments a tenth of that:
+    1.25 times the size of float32 keys and values of 64 numbers, 2.5 times that of bfloat16 ones, and twice as much for
+    the time in which they are made anew (see `KeyValueIndex`). Copies and pickles make their cells anew.
 
     Examples
     --------

@@ -8,25 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dci._runtime.blas import one_blas_thread
 from dci._runtime.threads import Work
 from dci._runtime.types import FloatArray
 
 from .._native.near_field import LocalKeys
 from ..options import AttentionOptions
-from .prefix import Choice, Prefix, make_prefix
+from .fold import Fold, Pair, rows_of
+from .prefix import Prefix
 from .storage import Recent
 
 # To measure these anew: python -m comparisons run --suite attention_decoding
-_RECENT = 6.0  # times the root of the number of keys: folding and attending to recent keys then cost about the same
 _WORTH_THREADS = 2_000_000  # numbers that the last token read
 _RISKY = 0.4  # times the threshold, for a query that is suspected of too large an error
 KEPT = 32  # recent keys that a fold leaves, for `KeyValueIndex.crop` to take back
-
-
-def recent_before_fold(n_keys: int, exact: int) -> int:
-    """How many recent keys make a fold, if so many are to be attended to exactly."""
-    return int(exact + KEPT + _RECENT * math.sqrt(n_keys))
+AT_A_TIME = 64  # keys that a token puts into cells
+_MEASURED = 24.0  # times the root of the number of keys: after so many keys more, thresholds are measured anew
+# Multiply-adds of a pending fold that a token does: in a call at least; for each head at 32,768 keys, by the root of
+# their number; in a call at most, which takes about 10 ms.
+_AT_LEAST, _A_HEAD, _AT_MOST = 32_000_000, 4_000_000, 160_000_000
 
 
 class FoldedKeys:
@@ -37,76 +36,107 @@ class FoldedKeys:
     count : int
         Keys that are in cells; the others are recent.
     prefixes : list of (list of Prefix or None), or None
-        By sequence and head; None for sequences that are too short. None if there are no cells.
+        By sequence and head; None for sequences without cells. None if there are no cells.
+    pending : Fold or None
+        Making cells, or measuring thresholds, of keys before a boundary. No keys are put into cells meanwhile.
+    attended : int
+        Keys that there were when a query attended last; 0 when cells are to be made at once.
+    worked : int
+        Multiply-adds of the last call of `work`.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.attended = 0
         self.prefixes: list[list[Prefix] | None] | None = None
-        self._choices: list[list[Choice] | None] | None = None
+        self.pending: Fold | None = None
+        self.worked = 0
+        self._measured = 0  # keys, when thresholds were measured
         self._recent: Recent | None = None
         self._numbers = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Kernels' memory is not copied: cells are made anew.
-        return self.__dict__ | {"prefixes": None, "_recent": None, "count": 0}
+        return self.__dict__ | {"prefixes": None, "pending": None, "_recent": None, "count": 0, "attended": 0}
 
     def holds(self, sequence: int) -> bool:
         """Whether this sequence has cells."""
         return self.prefixes is not None and self.prefixes[sequence] is not None
 
-    def drop_recent(self) -> None:
-        """Drop the copies of recent keys, of which some are others now."""
+    def reaches(self, stop: int) -> bool:
+        """Whether no keys from `stop` on are in cells, or on their way there."""
+        return self.count <= stop and (self.pending is None or self.pending.boundary <= stop)
+
+    def next_boundary(self, most: int, at_once: bool) -> int:
+        """Before which keys are to be in cells now, `most` at most."""
+        if at_once or most - self.count < AT_A_TIME:
+            return most if at_once else self.count
+        return self.count + AT_A_TIME
+
+    def crop(self, length: int) -> None:
+        """Forget what was copied or begun of keys that are no more; those in cells are still there."""
         self._recent = None
+        self.attended = min(self.attended, length)
+        if self.pending is not None and self.pending.boundary > length:
+            self.pending = None
 
     def select(self, chosen: list[int]) -> None:
         """Keep these sequences, in this order."""
         self._recent = None
         self.prefixes = None if self.prefixes is None else [self.prefixes[b] for b in chosen]
-        self._choices = None if self._choices is None else [self._choices[b] for b in chosen]
+        if self.pending is not None:
+            self.pending.select(chosen)
 
-    def fold(
-        self,
-        pair: tuple[Tensor, Tensor],
-        samples: dict[int, list[FloatArray]],
-        starts: list[int],
-        boundary: int,
-        scale: float,
-        options: AttentionOptions,
-    ) -> None:
-        """Put the keys before `boundary` of some sequences into cells, instead of what is in cells now.
+    def is_due(self, n_keys: int, long: list[int]) -> bool:
+        """Whether these sequences want their cells made or measured anew, with so many keys in cells."""
+        if self.prefixes is None or n_keys - self._measured >= _MEASURED * math.sqrt(n_keys):
+            return True
+        return any(of is None or not all(p.fits() for p in of) for of in (self.prefixes[b] for b in long))
 
-        Parameters
-        ----------
-        pair : Tensors of shape (B, H, n, E) and (B, H, n, Ev)
-            All keys and values.
-        samples : dict from sequence to list of H arrays of shape (tokens, G, E)
-            Recent queries of the sequences that are worth cells.
-        starts : list of B int
-            Keys before these are seen by no query.
-        boundary : int
-        scale : float
-        options : AttentionOptions
-        """
-        batch, n_heads = pair[0].shape[:2]
-        old = self._choices or [None] * batch
-        self.prefixes, self._recent, self.count = None, None, 0  # first, for the memory and in case of an error
-        if not samples:
-            return
-        made: dict[tuple[int, int], Prefix] = {}
-
-        def fold_head(item: tuple[int, int]) -> None:
-            b, h = item
-            key, value = (x[b, h, starts[b] : boundary].float().contiguous().numpy() for x in pair)
-            choices = old[b]
-            choice = None if choices is None else choices[h]
-            made[item] = make_prefix(key, value, samples[b][h], scale, options, choice)
-
-        with one_blas_thread(), Work(options.num_threads or torch.get_num_threads()) as work:
-            work.run(fold_head, [(b, h) for b in samples for h in range(n_heads)])
-        prefixes = [[made[b, h] for h in range(n_heads)] if b in samples else None for b in range(batch)]
+    def append(self, pair: Pair, boundary: int, long: list[int]) -> None:
+        """Put the keys before `boundary` into the cells of these sequences; others that have cells lose them."""
+        prefixes, start = self.prefixes, self.count
+        assert prefixes is not None  # noqa: S101 - the caller has looked
+        self.prefixes, self.count, self._recent = None, 0, None  # in case of an error
+        known: set[int] = set()
+        for b, of in enumerate(prefixes):
+            if of is None or b not in long:
+                prefixes[b] = None
+                continue
+            for h, prefix in enumerate(of):
+                if id(prefix.field) in known:  # another sequence has put keys of its own there
+                    of = prefixes[b] = [*of[:h], prefix.copy(), *of[h + 1 :]]
+                known.add(id(of[h].field))
+                of[h].append(*rows_of(pair, b, h)(start, boundary))
         self.prefixes, self.count = prefixes, boundary
-        self._choices = [None if of is None else [prefix.choice for prefix in of] for of in prefixes]
+
+    def begin(self, fold: Fold) -> None:
+        """Have `work` make what a fold is to make."""
+        self.pending = fold
+
+    def work(self, pair: Pair, options: AttentionOptions, at_once: bool) -> None:
+        """Do a token's part of the pending fold, or all of it."""
+        fold, self.pending, self.worked = self.pending, None, 0
+        if fold is None:
+            return
+        if at_once:
+            made = fold.finish(pair, options.num_threads or torch.get_num_threads())
+        else:
+            made = fold.advance(pair, self._part(pair))
+            self.worked = fold.worked
+        if made is None:
+            self.pending = fold
+            return
+        self._recent = None
+        self.prefixes = made if any(of is not None for of in made) else None
+        self.count = self._measured = fold.boundary if self.prefixes else 0
+
+    def _part(self, pair: Pair) -> int:
+        """How much of a pending fold a token does: at least so much, and a step more."""
+        batch, n_heads, n_keys = pair[0].shape[:3]
+        part = _A_HEAD * math.sqrt(max(1.0, n_keys / 32768))
+        if self.prefixes is None:  # a token attends to all keys exactly, and may take as long for the fold
+            part = max(part, 8.0 * n_keys * pair[0].shape[3])
+        return int(min(_AT_MOST, max(_AT_LEAST, batch * n_heads * part)))
 
     def attend_folded(
         self,
@@ -139,25 +169,22 @@ class FoldedKeys:
         n_heads, rows, width = out.shape[1:]
         queries, outs = query.contiguous().flatten(0, 1).numpy(), out.flatten(0, 1).numpy()
         wanted = answered.flatten(0, 1).numpy()
-        recent = self._copied(pair, length + options.window)
+        recent = self._copied(pair)
         n_recent = pair[0].shape[2] - self.count
-        # Rows are g * L + i. Those of a token attend together, as those of the sample did: the error is that of it.
-        tokens = np.arange(rows, dtype=np.int32).reshape(-1, length).T
-        stops = np.arange(n_recent - length + 1, n_recent + 1, dtype=np.int64)
+        stops = np.arange(n_recent - length + 1, n_recent + 1, dtype=np.int64)  # of row g * L + i, for i
         heads = [(b * n_heads + h, p) for b, of in enumerate(self.prefixes or ()) if of for h, p in enumerate(of)]
         touched: dict[int, int] = {}
         risks = np.zeros(outs.shape[:2], np.float32)
+        groups = np.arange(rows) // length
 
         def attend_head(item: tuple[int, Prefix]) -> None:
             i, prefix = item
             attend = partial(prefix.field.attend_rows, queries[i], out=outs[i], local=LocalKeys(*recent[i], stops))
-            touched[i] = 0
-            for token in tokens:
-                rows = token[wanted[i, token]]
-                touched[i] += attend(rows, prefix.choice.threshold, risks=risks[i])[0]
-                risky = rows[risks[i, rows] > prefix.most_risk[rows // length]]
-                if len(risky):
-                    touched[i] += attend(risky, _RISKY * prefix.choice.threshold)[0]
+            some = np.flatnonzero(wanted[i]).astype(np.int32)
+            touched[i] = attend(some, prefix.choice.threshold, risks=risks[i])
+            risky = some[risks[i, some] > prefix.most_risk[groups[some]]]
+            if len(risky):
+                touched[i] += attend(risky, _RISKY * prefix.choice.threshold)
 
         n_threads = options.num_threads or torch.get_num_threads()
         with Work(n_threads if self._numbers >= _WORTH_THREADS else 1) as work:
@@ -166,12 +193,11 @@ class FoldedKeys:
         self._numbers = n_touched * (queries.shape[-1] + width)
         return n_touched / (len(heads) * rows)
 
-    def _copied(self, pair: tuple[Tensor, Tensor], exact: int) -> list[tuple[FloatArray, FloatArray]]:
+    def _copied(self, pair: Pair) -> list[tuple[FloatArray, FloatArray]]:
         """Copy the recent keys and values to float32, those alone that are new; return them head by head."""
         keys, values = (x[:, :, self.count :] for x in pair)
         n_recent = keys.shape[2]
         if self._recent is None or self._recent.room < n_recent:
-            room = n_recent + recent_before_fold(pair[0].shape[2], exact) // 2
-            self._recent = Recent(keys, values, room)
+            self._recent = Recent(keys, values, n_recent + n_recent // 2 + 2 * AT_A_TIME)
         self._recent.fill(keys, values)
         return self._recent.heads

@@ -16,7 +16,8 @@ from .._core.exact import attend_last
 from .._core.validation import check_inputs, check_settings
 from ..errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from ..options import AttentionOptions
-from .folding import KEPT, FoldedKeys, recent_before_fold
+from .fold import Fold
+from .folding import KEPT, FoldedKeys
 from .report import IndexReport
 from .storage import Growing, Queries, usual
 
@@ -32,7 +33,7 @@ class KeyValueIndex:
     """A growing index a head of keys and values, for a batch of sequences of one length.
 
     Keys that came long ago lie in cells, as in `dci_attention`; recent ones are attended to exactly, and folded into
-    the cells in blocks. For few keys, and until 16 tokens' queries are known from `observe` or `attend`, all
+    the cells a few at a time. For few keys, and until 16 tokens' queries are known from `observe` or `attend`, all
     attention is exact.
 
     Parameters
@@ -49,11 +50,17 @@ class KeyValueIndex:
     Notes
     -----
     n keys and values take up to 1.5 times their size in their own dtype, since they grow by halves. The cells take
-    about 4 (E + Ev + 16) bytes a key beside that, in float32, and a head's keys and values in float32, up to twice,
-    while it is folded. A fold comes every 6 √n tokens or so and is linear in n. Not for several threads at once.
+    about 4.5 (E + Ev) bytes a key beside that, in float32, and their moments 4 (E + 17 Ev + 136) bytes a cell, of which
+    a head has some 350 for 32,768 keys, growing as n^0.4. Both are there twice while cells are made anew, which they
+    are when the keys have doubled. Not for several threads at once.
 
-    The tolerance is kept on average over the tokens until the next fold, for each query head, as far as 256 of the
-    last 512 tokens tell: these are attended to exactly too, and a bound for others is within the tolerance, which
+    A token puts at most 64 keys into cells. Every 24 √n tokens the tolerance is measured anew, or the cells are made
+    anew. This is spread over the tokens that follow, some milliseconds each, by counts and not by the clock, so that
+    results do not depend on it; what there was is used until all is done, and no key is put into cells meanwhile: up to
+    about 1,000 are attended to exactly then. After more than 32 tokens at once, as a prompt's, all is done at once.
+
+    The tolerance is kept on average over the tokens until it is measured again, for each query head, as far as 256 of
+    the last 512 tokens tell: these are attended to exactly too, and a bound for others is within the tolerance, which
     allows for a heavy tail. It does not cover queries unlike those before, nor a rare token that attends mostly to
     one key which nothing of these attended to: its own error may be large.
 
@@ -95,6 +102,7 @@ class KeyValueIndex:
     def _invalidate(self) -> None:
         """Drop the cells, and what was decided about them."""
         self._cells = FoldedKeys()
+        self._checked, self._are_sound = 0, list[bool]()  # keys that were looked at, and by sequence, what was found
 
     def __len__(self) -> int:
         return 0 if self._store is None else self._store[0].length
@@ -210,7 +218,7 @@ class KeyValueIndex:
         Notes
         -----
         No key or value behind a query has any part in its output, nor in what is decided about cells that it attends
-        to; for that, more tokens at once than were appended since the last fold make another fold. Queries behind it
+        to; for that, cells are made anew for more tokens at once than there are behind them. Queries behind it
         have a part: they are of the sample that the tolerance is measured with.
         """
         keys = self.keys
@@ -254,46 +262,66 @@ class KeyValueIndex:
         return out
 
     def _fold(self, query: Tensor, scale: float, starts: list[int], options: AttentionOptions) -> None:
-        """Remember the queries and the settings, and put the keys before the last tokens into cells, if it is time."""
+        """Remember the queries and the settings, and do this token's part of putting keys into cells."""
         same = scale == self._scale and starts == self._starts and options == self._options
         n_keys, length = len(self), query.shape[2]
         exact = length + options.window  # keys that the first query sees exactly, or not at all
-        folded = self._cells.count
-        reaches = same and folded <= n_keys - exact  # keys that the cells hold are before all of these
-        due = scale > 0 and not (reaches and folded and n_keys - folded <= recent_before_fold(n_keys, exact))
-        boundary = n_keys - exact - KEPT
-        long = self._long(query, boundary, starts, options, reaches) if due else []
+        reaches = same and self._cells.reaches(n_keys - exact)  # keys that the cells hold are before all of these
+        at_once = not reaches or n_keys - self._cells.attended > AT_ONCE  # as a prompt is attended to
+        target = n_keys - exact - KEPT
+        if reaches and self._cells.prefixes is not None:
+            target = self._cells.next_boundary(target, at_once)
+        due = scale > 0 and target > (self._cells.count if reaches else 0) and (self._cells.pending is None or at_once)
+        sound, long = self._sound(query, target, starts, options, reaches) if due or not reaches else ([], [])
         # Nothing has changed so far, and no argument is refused from here on.
         if not reaches:
             self._invalidate()  # and what was decided about cells, from keys that these queries may not see
         self._remember(query)
         self._scale, self._starts, self._options = scale, starts, options
-        if due:
-            self._cells.fold(self._filled(), self._samples(long), starts, boundary, scale, options)
+        if sound:
+            self._checked, self._are_sound = target, sound
+        if long:
+            self._cells.pending = None
+            self._put(target, long)
+        self._cells.work(self._filled(), options, at_once)
+        self._cells.attended = n_keys
 
-    def _long(
+    def _put(self, boundary: int, long: list[int]) -> None:
+        """Put the keys before `boundary` of these sequences into cells, or begin to."""
+        cells = self._cells
+        if cells.prefixes is not None:
+            cells.append(self._filled(), boundary, long)
+            if not cells.is_due(boundary, long):
+                return
+        samples = self._samples(long)
+        if samples:
+            cells.begin(Fold(boundary, self._starts, samples, cells.prefixes, self._scale, self.options))
+
+    def _sound(
         self, query: Tensor, boundary: int, starts: list[int], options: AttentionOptions, reaches: bool
-    ) -> list[int]:
-        """Tell which sequences are worth cells for the keys before `boundary`; raise if these are not finite."""
+    ) -> tuple[list[bool], list[int]]:
+        """Tell whose keys before `boundary` cells can hold, and which sequences are worth cells for them.
+
+        Raise if keys are not finite. Both are empty where it is too early to ask.
+        """
         keys, values = self._filled()
         least = EXACT_BELOW if options.exact_below is None else options.exact_below
         known = self._queries is not None and self._queries.shape == _shape(self._grouped(query))
         seen = query.shape[2] + (self._queries.seen if self._queries is not None and known else 0)
         if len(self) < least or seen < _LEAST_SAMPLE or keys.dtype == torch.float64:
-            return []
+            return [], []
         if not keys.shape[3] or not values.shape[3]:
-            return []
-        long = []
+            return [], []
+        checked, sound = (
+            (self._checked, list(self._are_sound)) if reaches and self._checked else (0, [True] * len(starts))
+        )
         for b, start in enumerate(starts):
-            if boundary - start < _LEAST_KEYS:
-                continue
-            in_cells = reaches and self._cells.holds(b)
-            new = keys[b, :, self._cells.count if in_cells else start : boundary]
-            if all(usual(head).all() for head in new):
-                long.append(b)
-            elif not all(torch.isfinite(head).all() for head in new):
+            new = keys[b, :, max(start, checked) : max(start, boundary)]
+            if sound[b] and not all(usual(head).all() for head in new):
+                sound[b] = False
+            if not sound[b] and not all(torch.isfinite(head).all() for head in new):
                 raise InvalidValueError("key: expected finite values, received NaN or infinity")
-        return long
+        return sound, [b for b, start in enumerate(starts) if sound[b] and boundary - start >= _LEAST_KEYS]
 
     def _samples(self, long: list[int]) -> dict[int, list[FloatArray]]:
         """Recent queries of these sequences, head by head, where they are known well enough."""
@@ -327,8 +355,8 @@ class KeyValueIndex:
             return
         for rows in self._store:
             rows.length = length
-        self._cells.drop_recent()
-        if length < self._cells.count or length <= max(self._starts, default=0):
+        self._cells.crop(length)
+        if length < max(self._cells.count, self._checked) or length <= max(self._starts, default=0):
             self._invalidate()
 
     def select(self, indices: Tensor) -> None:
@@ -353,6 +381,7 @@ class KeyValueIndex:
         queries = None if self._queries is None else self._queries.select(indices)
         self._store, self._queries = (keys, values), queries
         self._starts = [self._starts[b] for b in chosen] if self._starts else []
+        self._are_sound = [self._are_sound[b] for b in chosen] if self._are_sound else []
         self._cells.select(chosen)
 
     def report(self) -> IndexReport:
