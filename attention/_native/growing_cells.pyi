@@ -1,6 +1,8 @@
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import Self, disjoint_base
+from typing_extensions import disjoint_base
 
 from dci._runtime.types import FloatArray, IdArray
 

@@ -22,7 +22,7 @@ cdef class LocalKeys:
     ----------
     keys, values : (n, E) and (n, Ev) float32, unit stride along the last axis
     stops : (L,) int64
-        Row g * L + i sees the keys from `boundary` to stops[i].
+        Row g * L + i sees the keys from `boundary` to stops[i]. Read in each call, so that it may be changed.
     boundary : int
     """
 

@@ -27,6 +27,8 @@ class Fold:
         Recent queries of the sequences that are to have cells.
     old : list of (list of Prefix or None), or None
         The cells there are, of all keys before `boundary`.
+    growth : float
+        See `PrefixJob`.
     scale : float
     options : AttentionOptions
 
@@ -43,6 +45,7 @@ class Fold:
         starts: list[int],
         samples: dict[int, list[FloatArray]],
         old: list[list[Prefix] | None] | None,
+        growth: float,
         scale: float,
         options: AttentionOptions,
     ) -> None:
@@ -52,7 +55,7 @@ class Fold:
         for b, of in samples.items():
             before = None if old is None else old[b]
             self._jobs[b] = [
-                PrefixJob((starts[b], boundary), query, scale, options, None if before is None else before[h])
+                PrefixJob((starts[b], boundary), query, scale, options, None if before is None else before[h], growth)
                 for h, query in enumerate(of)
             ]
         self._steps = self._all_steps()

@@ -1,12 +1,12 @@
 """Keys that came long ago, in cells: when recent keys are folded into them, and attention to both."""
 
 import math
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from dci._runtime.threads import Work
 from dci._runtime.types import FloatArray
@@ -15,21 +15,28 @@ from .._native.near_field import LocalKeys
 from ..options import AttentionOptions
 from .fold import Fold, Pair, rows_of
 from .prefix import Prefix
-from .storage import Recent
+from .storage import Growing, Recent
 
 # To measure these anew: python -m comparisons run --suite attention_decoding
 _WORTH_THREADS = 2_000_000  # numbers that the last token read
 _RISKY = 0.4  # times the threshold, for a query that is suspected of too large an error
 KEPT = 32  # recent keys that a fold leaves, for `KeyValueIndex.crop` to take back
-AT_A_TIME = 64  # keys that a token puts into cells
+AT_A_TIME = 32  # keys that a token puts into cells
 _MEASURED = 24.0  # times the root of the number of keys: after so many keys more, thresholds are measured anew
+_GROWTH = 2.0  # times the keys that a plan was made for: it is made anew
+_GOLDEN = (math.sqrt(5) - 1) / 2  # multiples of which lie far apart, modulo 1
 # Multiply-adds of a pending fold that a token does: in a call at least; for each head at 32,768 keys, by the root of
 # their number; in a call at most, which takes about 10 ms.
 _AT_LEAST, _A_HEAD, _AT_MOST = 32_000_000, 4_000_000, 160_000_000
 
 
 class FoldedKeys:
-    """The first keys of every sequence and head in cells, and float32 copies of the recent ones.
+    """The first keys of every sequence and head in cells, and how the recent ones are attended to.
+
+    Parameters
+    ----------
+    turn : int
+        Which of several indices this is that the same tokens go through: their folds fall on different tokens.
 
     Attributes
     ----------
@@ -45,8 +52,9 @@ class FoldedKeys:
         Multiply-adds of the last call of `work`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, turn: int = 0) -> None:
         self.count = self.attended = 0
+        self.turn = turn
         self.prefixes: list[list[Prefix] | None] | None = None
         self.pending: Fold | None = None
         self.worked = 0
@@ -68,16 +76,15 @@ class FoldedKeys:
 
     def next_boundary(self, most: int, at_once: bool) -> int:
         """Before which keys are to be in cells now, `most` at most."""
-        if at_once or most - self.count < AT_A_TIME:
-            return most if at_once else self.count
-        return self.count + AT_A_TIME
+        if at_once:
+            return most
+        behind, in_turn = most - self.count, (most + self.turn) % AT_A_TIME == 0
+        return self.count + (AT_A_TIME if behind >= (1 if in_turn else 2) * AT_A_TIME else 0)
 
     def crop(self, length: int) -> None:
-        """Forget what was copied or begun of keys that are no more; those in cells are still there."""
+        """Forget what was copied of keys that are no more; those in cells, and on their way there, still are."""
         self._recent = None
         self.attended = min(self.attended, length)
-        if self.pending is not None and self.pending.boundary > length:
-            self.pending = None
 
     def select(self, chosen: list[int]) -> None:
         """Keep these sequences, in this order."""
@@ -90,7 +97,15 @@ class FoldedKeys:
         """Whether these sequences want their cells made or measured anew, with so many keys in cells."""
         if self.prefixes is None or n_keys - self._measured >= _MEASURED * math.sqrt(n_keys):
             return True
-        return any(of is None or not all(p.fits() for p in of) for of in (self.prefixes[b] for b in long))
+        growth = self._growth()
+        return any(of is None or not all(p.fits(growth) for p in of) for of in (self.prefixes[b] for b in long))
+
+    def _growth(self) -> float:
+        return _GROWTH * (1 - self._apart() / 4)
+
+    def _apart(self) -> float:
+        """Return a number in [0, 1) that is unlike those of other turns."""
+        return self.turn * _GOLDEN % 1
 
     def append(self, pair: Pair, boundary: int, long: list[int]) -> None:
         """Put the keys before `boundary` into the cells of these sequences; others that have cells lose them."""
@@ -99,25 +114,31 @@ class FoldedKeys:
         self.prefixes, self.count, self._recent = None, 0, None  # in case of an error
         known: set[int] = set()
         for b, of in enumerate(prefixes):
-            if of is None or b not in long:
-                prefixes[b] = None
-                continue
-            for h, prefix in enumerate(of):
-                if id(prefix.field) in known:  # another sequence has put keys of its own there
-                    of = prefixes[b] = [*of[:h], prefix.copy(), *of[h + 1 :]]
-                known.add(id(of[h].field))
-                of[h].append(*rows_of(pair, b, h)(start, boundary))
+            own = [p.copy() if id(p.field) in known else p for p in of or ()]  # copies of a sequence go their own ways
+            known.update(id(prefix.field) for prefix in own)
+            prefixes[b] = own if own and b in long else None
+        for b, of in enumerate(prefixes):
+            for h, prefix in enumerate(of or ()):
+                prefix.append(*rows_of(pair, b, h)(start, boundary))
         self.prefixes, self.count = prefixes, boundary
 
-    def begin(self, fold: Fold) -> None:
-        """Have `work` make what a fold is to make."""
-        self.pending = fold
+    def begin(
+        self,
+        boundary: int,
+        starts: list[int],
+        samples: dict[int, list[FloatArray]],
+        scale: float,
+        options: AttentionOptions,
+    ) -> None:
+        """Have `work` make cells of the keys before `boundary`, or measure them anew (see `Fold`)."""
+        self.pending = Fold(boundary, starts, samples, self.prefixes, self._growth(), scale, options)
 
-    def work(self, pair: Pair, options: AttentionOptions, at_once: bool) -> None:
-        """Do a token's part of the pending fold, or all of it."""
+    def work(self, filled: Callable[[], Pair], options: AttentionOptions, at_once: bool) -> None:
+        """Do a token's part of the pending fold, or all of it, given what returns all keys and values."""
         fold, self.pending, self.worked = self.pending, None, 0
         if fold is None:
             return
+        pair = filled()
         if at_once:
             made = fold.finish(pair, options.num_threads or torch.get_num_threads())
         else:
@@ -129,6 +150,8 @@ class FoldedKeys:
         self._recent = None
         self.prefixes = made if any(of is not None for of in made) else None
         self.count = self._measured = fold.boundary if self.prefixes else 0
+        if at_once:  # by all indices together
+            self._measured -= int((0.5 - self._apart()) * _MEASURED * math.sqrt(fold.boundary))
 
     def _part(self, pair: Pair) -> int:
         """How much of a pending fold a token does: at least so much, and a step more."""
@@ -140,64 +163,61 @@ class FoldedKeys:
 
     def attend_folded(
         self,
-        pair: tuple[Tensor, Tensor],
-        query: Tensor,
-        answered: Tensor,
-        out: Tensor,
+        store: tuple[Growing, Growing],
+        queries: FloatArray,
+        answered: npt.NDArray[np.bool_] | None,
         length: int,
         options: AttentionOptions,
-    ) -> float:
+    ) -> tuple[FloatArray, float]:
         """Attend with the sequences that have cells, to these and to recent keys.
 
         Parameters
         ----------
-        pair : Tensors of shape (B, H, n, E) and (B, H, n, Ev)
+        store : (Growing, Growing)
             All keys and values.
-        query : Tensor of shape (B, H, G * L, E), float32
-        answered : Tensor of shape (B, H, G * L), bool
-            Rows whose output is wanted.
-        out : Tensor of shape (B, H, G * L, Ev), float32, written at these rows
+        queries : (B * H, G * L, E) float32, C-contiguous
+            Rows g * L + i.
+        answered : (B * H, G * L) bool, optional
+            Rows whose output is wanted, where not all are.
         length : int
             L.
         options : AttentionOptions
 
         Returns
         -------
-        float
+        out : (B * H, G * L, Ev) float32
+            Anything in rows that are not wanted.
+        touched : float
             Keys and summaries of cells that a query touched, on average.
         """
-        n_heads, rows, width = out.shape[1:]
-        queries, outs = query.contiguous().flatten(0, 1).numpy(), out.flatten(0, 1).numpy()
-        wanted = answered.flatten(0, 1).numpy()
-        recent = self._copied(pair)
-        n_recent = pair[0].shape[2] - self.count
-        stops = np.arange(n_recent - length + 1, n_recent + 1, dtype=np.int64)  # of row g * L + i, for i
+        (_, n_heads, _, width), n_rows = store[1].all_rows.shape, queries.shape[1]
+        out = np.empty((*queries.shape[:2], width), np.float32)
+        recent = self._seen(store, length)
         heads = [(b * n_heads + h, p) for b, of in enumerate(self.prefixes or ()) if of for h, p in enumerate(of)]
         touched: dict[int, int] = {}
-        risks = np.zeros(outs.shape[:2], np.float32)
-        groups = np.arange(rows) // length
+        risks = np.zeros(queries.shape[:2], np.float32)
+        every = np.arange(n_rows, dtype=np.int32)
 
         def attend_head(item: tuple[int, Prefix]) -> None:
             i, prefix = item
-            attend = partial(prefix.field.attend_rows, queries[i], out=outs[i], local=LocalKeys(*recent[i], stops))
-            some = np.flatnonzero(wanted[i]).astype(np.int32)
-            touched[i] = attend(some, prefix.choice.threshold, risks=risks[i])
-            risky = some[risks[i, some] > prefix.most_risk[groups[some]]]
+            threshold, attend = prefix.choice.threshold, prefix.field.attend_rows
+            some = every if answered is None else np.flatnonzero(answered[i]).astype(np.int32)
+            touched[i] = attend(queries[i], some, threshold, out[i], recent[i], risks[i])
+            risky = some[risks[i, some] > prefix.most_risk[some // length]]
             if len(risky):
-                touched[i] += attend(risky, _RISKY * prefix.choice.threshold)
+                touched[i] += attend(queries[i], risky, _RISKY * threshold, out[i], recent[i])
 
         n_threads = options.num_threads or torch.get_num_threads()
         with Work(n_threads if self._numbers >= _WORTH_THREADS else 1) as work:
             work.run(attend_head, heads)
         n_touched = sum(touched.values())
-        self._numbers = n_touched * (queries.shape[-1] + width)
-        return n_touched / (len(heads) * rows)
+        self._numbers = n_touched * (queries.shape[2] + width)
+        return out, n_touched / (len(heads) * n_rows)
 
-    def _copied(self, pair: Pair) -> list[tuple[FloatArray, FloatArray]]:
-        """Copy the recent keys and values to float32, those alone that are new; return them head by head."""
-        keys, values = (x[:, :, self.count :] for x in pair)
-        n_recent = keys.shape[2]
-        if self._recent is None or self._recent.room < n_recent:
-            self._recent = Recent(keys, values, n_recent + n_recent // 2 + 2 * AT_A_TIME)
-        self._recent.fill(keys, values)
-        return self._recent.heads
+    def _seen(self, store: tuple[Growing, Growing], length: int) -> list[LocalKeys]:
+        """Return the recent keys of each head, as `length` tokens see them."""
+        n_keys = store[0].length
+        if self._recent is None or not self._recent.holds(n_keys):
+            n_recent = n_keys - self.count
+            self._recent = Recent(*store, self.count, n_recent + n_recent // 2 + 2 * AT_A_TIME)
+        return self._recent.seen(n_keys, length)

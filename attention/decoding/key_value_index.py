@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +17,9 @@ from .._core.exact import attend_last
 from .._core.validation import check_inputs, check_settings
 from ..errors import InvalidTypeError, InvalidValueError, UnsupportedError
 from ..options import AttentionOptions
-from .fold import Fold
 from .folding import KEPT, FoldedKeys
 from .report import IndexReport
-from .storage import Growing, Queries, usual
+from .storage import LARGEST, Growing, Queries, usual
 
 # To measure these anew: python -m comparisons run --suite attention_decoding
 EXACT_BELOW = 8192  # keys: below it the exact kernel is as fast
@@ -54,7 +54,7 @@ class KeyValueIndex:
     a head has some 350 for 32,768 keys, growing as n^0.4. Both are there twice while cells are made anew, which they
     are when the keys have doubled. Not for several threads at once.
 
-    A token puts at most 64 keys into cells. Every 24 √n tokens the tolerance is measured anew, or the cells are made
+    A token puts at most 32 keys into cells. Every 24 √n tokens the tolerance is measured anew, or the cells are made
     anew. This is spread over the tokens that follow, some milliseconds each, by counts and not by the clock, so that
     results do not depend on it; what there was is used until all is done, and no key is put into cells meanwhile: up to
     about 1,000 are attended to exactly then. After more than 32 tokens at once, as a prompt's, all is done at once.
@@ -73,6 +73,7 @@ class KeyValueIndex:
     """
 
     _options: AttentionOptions | None = None
+    _turn = 0
 
     def __init__(self, options: AttentionOptions | None = None) -> None:
         self.options = AttentionOptions() if options is None else options
@@ -91,6 +92,18 @@ class KeyValueIndex:
             self._options = options
             self._invalidate()
 
+    @property
+    def turn(self) -> int:
+        """Which of several indices this is that the same tokens go through, such as a model's layers; 0 at first.
+
+        Where these are different numbers, few tokens do work of folds for several of them.
+        """
+        return self._turn
+
+    @turn.setter
+    def turn(self, turn: int) -> None:
+        self._turn = self._cells.turn = turn
+
     def reset(self) -> None:
         """Drop everything but the options."""
         self._store: tuple[Growing, Growing] | None = None
@@ -101,7 +114,7 @@ class KeyValueIndex:
 
     def _invalidate(self) -> None:
         """Drop the cells, and what was decided about them."""
-        self._cells = FoldedKeys()
+        self._cells = FoldedKeys(self._turn)
         self._checked, self._are_sound = 0, list[bool]()  # keys that were looked at, and by sequence, what was found
 
     def __len__(self) -> int:
@@ -142,7 +155,7 @@ class KeyValueIndex:
             )
         store = (Growing(key), Growing(value)) if self._store is None else self._store
         for rows, new in zip(store, (key, value), strict=True):
-            old = rows.filled
+            old = rows.all_rows
             if new.dtype != old.dtype or new.shape[:2] != old.shape[:2] or new.shape[3] != old.shape[3]:
                 raise InvalidValueError(
                     f"key and value: expected {old.dtype} of shape ({old.shape[0]}, {old.shape[1]}, L, "
@@ -163,26 +176,27 @@ class KeyValueIndex:
             Of consecutive tokens, Hq a multiple of H. The last 512 tokens count.
         """
         self._check_query(query)
-        self._remember(query)
+        self._remember(self._grouped(query[:, :, -_SAMPLE:]))
 
     def _check_query(self, query: Tensor) -> None:
         keys = self.keys
         check_inputs(query, keys, keys, None, True)
-        if query.dim() != 4 or len(query) != len(keys):
+        if query.dim() != 4 or query.shape[0] != keys.shape[0]:
             raise InvalidValueError(
-                f"query: expected shape ({len(keys)}, Hq, L, {keys.shape[3]}), received {tuple(query.shape)}"
+                f"query: expected shape ({keys.shape[0]}, Hq, L, {keys.shape[3]}), received {tuple(query.shape)}"
             )
 
-    def _remember(self, query: Tensor) -> None:
-        grouped = self._grouped(query)
+    def _grouped(self, query: Tensor) -> FloatArray:
+        """Split heads into those that share keys, in float32, (B, H, G, L, E)."""
+        batch, heads, length, width = query.shape
+        n_heads = self.keys.shape[1]
+        rows: FloatArray = query.detach().float().numpy()
+        return rows.reshape(batch, n_heads, heads // n_heads, length, width)
+
+    def _remember(self, grouped: FloatArray) -> None:
         if self._queries is None or self._queries.shape != _shape(grouped):
             self._queries = Queries(_shape(grouped), _SAMPLE)
         self._queries.append(grouped)
-
-    def _grouped(self, query: Tensor) -> Tensor:
-        """Split heads into those that share keys, (B, H, G, L, E)."""
-        grouped: Tensor = query.unflatten(1, (self.keys.shape[1], -1))
-        return grouped
 
     def attend(
         self,
@@ -236,35 +250,44 @@ class KeyValueIndex:
         places = _checked_starts(starts, batch, n_keys - length)
         scale = max(width, 1) ** -0.5 if scale is None else float(scale)
         with torch._C.DisableTorchFunction():  # or `use` around this call would take its exact parts
-            self._fold(query, scale, places, options)
-            return self._attend_last(query)
+            grouped = self._grouped(query)
+            self._fold(grouped, scale, places, options)
+            return self._attend_last(query, grouped)
 
-    def _attend_last(self, query: Tensor) -> Tensor:
+    def _attend_last(self, query: Tensor, grouped: FloatArray) -> Tensor:
         """Attend by cells, where there are some, and where they can answer."""
+        assert self._store is not None  # noqa: S101 - the query was checked against it
+        prefixes, length, starts = self._cells.prefixes, query.shape[2], self._starts
+        if prefixes is None:
+            keys, values = self._filled()
+            self._touched = len(self) - sum(starts) / max(len(starts), 1)
+            return attend_last(query, keys, values, starts, self._scale)
+        batch, n_heads, group, _, width = grouped.shape
+        queries = np.ascontiguousarray(grouped.reshape(batch * n_heads, group * length, width))
+        answered = None
+        if not (None not in prefixes and np.abs(queries).max(initial=0.0) < LARGEST):  # NaN is not smaller
+            usual_rows = (np.abs(queries) < LARGEST).all(-1).reshape(batch, n_heads, -1)
+            answered = (usual_rows & np.array([of is not None for of in prefixes])[:, None, None]).reshape(
+                batch * n_heads, -1
+            )
+        out, self._touched = self._cells.attend_folded(self._store, queries, answered, length, self.options)
+        whole = torch.from_numpy(out).view(batch, n_heads * group, length, -1).to(query.dtype)
+        return whole if answered is None else self._with_exact(whole, ~torch.from_numpy(answered), query)
+
+    def _with_exact(self, out: Tensor, left: Tensor, query: Tensor) -> Tensor:
+        """Answer the rows that cells cannot with exact attention."""
         keys, values = self._filled()
-        batch, n_heads, n_keys, width = keys.shape
-        length, scale, starts = query.shape[2], self._scale, self._starts
-        if self._cells.prefixes is None:
-            self._touched = n_keys - sum(starts) / max(batch, 1)
-            return attend_last(query, keys, values, starts, scale)
-        with torch.inference_mode(False):
-            out = torch.empty((batch, n_heads, query.shape[1] // n_heads * length, values.shape[3]), device="cpu")
-        rows = query.detach().reshape(*out.shape[:3], width).float()
-        answered = usual(rows)
-        answered[[of is None for of in self._cells.prefixes]] = False
-        self._touched = self._cells.attend_folded((keys, values), rows, answered, out, length, self.options)
-        out = out.view(batch, -1, length, out.shape[3]).to(query.dtype)
-        left = ~answered.view(batch, -1, length)
+        left = left.view(out.shape[:3])
         for b in left.flatten(1).any(1).nonzero().flatten().tolist():
             part = slice(b, b + 1)
-            alone = attend_last(query[part], keys[part], values[part], starts[part], scale)
+            alone = attend_last(query[part], keys[part], values[part], self._starts[part], self._scale)
             out[b] = torch.where(left[b, :, :, None], alone[0], out[b])
         return out
 
-    def _fold(self, query: Tensor, scale: float, starts: list[int], options: AttentionOptions) -> None:
+    def _fold(self, query: FloatArray, scale: float, starts: list[int], options: AttentionOptions) -> None:
         """Remember the queries and the settings, and do this token's part of putting keys into cells."""
         same = scale == self._scale and starts == self._starts and options == self._options
-        n_keys, length = len(self), query.shape[2]
+        n_keys, length = len(self), query.shape[3]
         exact = length + options.window  # keys that the first query sees exactly, or not at all
         reaches = same and self._cells.reaches(n_keys - exact)  # keys that the cells hold are before all of these
         at_once = not reaches or n_keys - self._cells.attended > AT_ONCE  # as a prompt is attended to
@@ -272,7 +295,7 @@ class KeyValueIndex:
         if reaches and self._cells.prefixes is not None:
             target = self._cells.next_boundary(target, at_once)
         due = scale > 0 and target > (self._cells.count if reaches else 0) and (self._cells.pending is None or at_once)
-        sound, long = self._sound(query, target, starts, options, reaches) if due or not reaches else ([], [])
+        sound, long = self._sound(query, target, starts, options, reaches) if due else ([], [])
         # Nothing has changed so far, and no argument is refused from here on.
         if not reaches:
             self._invalidate()  # and what was decided about cells, from keys that these queries may not see
@@ -283,7 +306,7 @@ class KeyValueIndex:
         if long:
             self._cells.pending = None
             self._put(target, long)
-        self._cells.work(self._filled(), options, at_once)
+        self._cells.work(self._filled, options, at_once)
         self._cells.attended = n_keys
 
     def _put(self, boundary: int, long: list[int]) -> None:
@@ -295,10 +318,10 @@ class KeyValueIndex:
                 return
         samples = self._samples(long)
         if samples:
-            cells.begin(Fold(boundary, self._starts, samples, cells.prefixes, self._scale, self.options))
+            cells.begin(boundary, self._starts, samples, self._scale, self.options)
 
     def _sound(
-        self, query: Tensor, boundary: int, starts: list[int], options: AttentionOptions, reaches: bool
+        self, query: FloatArray, boundary: int, starts: list[int], options: AttentionOptions, reaches: bool
     ) -> tuple[list[bool], list[int]]:
         """Tell whose keys before `boundary` cells can hold, and which sequences are worth cells for them.
 
@@ -306,8 +329,8 @@ class KeyValueIndex:
         """
         keys, values = self._filled()
         least = EXACT_BELOW if options.exact_below is None else options.exact_below
-        known = self._queries is not None and self._queries.shape == _shape(self._grouped(query))
-        seen = query.shape[2] + (self._queries.seen if self._queries is not None and known else 0)
+        known = self._queries is not None and self._queries.shape == _shape(query)
+        seen = query.shape[3] + (self._queries.seen if self._queries is not None and known else 0)
         if len(self) < least or seen < _LEAST_SAMPLE or keys.dtype == torch.float64:
             return [], []
         if not keys.shape[3] or not values.shape[3]:
@@ -400,7 +423,7 @@ def check_options(options: AttentionOptions) -> None:
         raise UnsupportedError(f"top_k: expected None where keys grow, received {options.top_k}")
 
 
-def _shape(grouped: Tensor) -> tuple[int, int, int, int]:
+def _shape(grouped: FloatArray) -> tuple[int, int, int, int]:
     """(B, H, G, E) of queries (B, H, G, L, E)."""
     batch, heads, group, _, width = grouped.shape
     return batch, heads, group, width

@@ -77,11 +77,11 @@ class Prefix:
     error: float
     most_risk: npt.NDArray[np.float64]
 
-    def fits(self) -> bool:
-        """Whether the plan still suits the keys: they have not doubled, and few are far from all cells."""
+    def fits(self, growth: float) -> bool:
+        """Whether the plan suits the keys: not `growth` times those it was made for, and few are far from all cells."""
         field = self.field
         pinned = int(field.counts[field.n_cells])
-        return field.n_keys < 2 * self.choice.planned and pinned <= 2 * (self.choice.pinned + _PINNED)
+        return field.n_keys < growth * self.choice.planned and pinned <= 2 * (self.choice.pinned + _PINNED)
 
     def copy(self) -> "Prefix":
         """Return a prefix with cells of its own."""
@@ -104,7 +104,9 @@ class PrefixJob:
     scale : float
     options : AttentionOptions
     old : Prefix, optional
-        Of these keys: measured anew if its plan still fits, else replaced; says where to look for the threshold.
+        Of these keys: says where to look for the threshold.
+    growth : float
+        The old one is measured anew if its plan still fits (see `Prefix.fits`), else replaced.
 
     Attributes
     ----------
@@ -121,10 +123,12 @@ class PrefixJob:
         scale: float,
         options: AttentionOptions,
         old: Prefix | None,
+        growth: float,
     ) -> None:
         self.source: Source | None = None
         self.prefix: Prefix | None = None
         self._span, self._query, self._scale, self._options, self._old = span, query, scale, options, old
+        self._keeps = old is not None and old.fits(growth)
 
     def _rows(self, start: int, stop: int) -> tuple[FloatArray, FloatArray]:
         assert self.source is not None  # noqa: S101 - set before a step
@@ -132,7 +136,7 @@ class PrefixJob:
 
     def steps(self) -> Steps:
         """Do it all."""
-        if self._old is not None and self._old.fits():
+        if self._old is not None and self._keeps:
             field, choice = self._old.field, self._old.choice
         else:
             choice = self._plan()
