@@ -199,7 +199,7 @@ cdef class GrowingCells:
         Deviations are taken from the means so far, or for the first keys from a key, so that nothing cancels.
         """
         cdef Py_ssize_t dim = self.dim, pad = self.deviation_pad, width = self.value_pad, m = self.n_directions
-        cdef Py_ssize_t before = self.count[c], total = before + n, j, k, l, v, lane = c % LANES, panel = c // LANES
+        cdef Py_ssize_t before = self.count[c], total = before + n, i, j, k, v, lane = c % LANES, panel = c // LANES
         cdef float *gaps = &self.scratch[0]
         cdef float *projected = gaps + (TILE + 1) * dim
         cdef float *rows = projected + (TILE + 1) * pad
@@ -247,12 +247,12 @@ cdef class GrowingCells:
                                        - shift[k] * value_shift[v])
         memset(squares, 0, m * pad * sizeof(float))
         table().combine(projected, 1, pad, m, n, projected, pad, pad, squares, pad)
-        j = 0
-        for k in range(m):  # twice what lies beside the diagonal: q.S q is a sum over k <= l
-            for l in range(k, m):
-                self.products[panel, j, lane] = (old * self.products[panel, j, lane] + (2 if l > k else 1)
-                                                 * (share * squares[k * pad + l] - shift[k] * shift[l]))
-                j += 1
+        i = 0
+        for k in range(m):  # twice what lies beside the diagonal: q.S q is a sum over k <= j
+            for j in range(k, m):
+                self.products[panel, i, lane] = (old * self.products[panel, i, lane] + (2 if j > k else 1)
+                                                 * (share * squares[k * pad + j] - shift[k] * shift[j]))
+                i += 1
 
     cdef void average(self) noexcept nogil:
         """Mean squared distance of all values to their mean, and by how much a cell's are farther, as a factor."""

@@ -32,7 +32,7 @@ cdef float ABOVE = 3  # standard deviations by which some key of a cell may scor
 cdef float MOST_GAIN = 1e9  # that a suspected error counts
 cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 cdef float LARGEST = 1e30  # variance
-cdef float SLOPE = 0.1  # of the error at the threshold: slopes of cells that matter less are left out
+cdef float SLOPE = 0.03  # of the error at the threshold: slopes of cells that matter less are left out
 
 
 cdef class RowWorkspace(Workspace):

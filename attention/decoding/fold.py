@@ -7,7 +7,8 @@ from dci._runtime.threads import Work
 from dci._runtime.types import FloatArray
 
 from ..options import AttentionOptions
-from .prefix import Prefix, PrefixJob, Source, Steps
+from .prefix import Prefix, PrefixJob
+from .sample import Source, Steps
 
 Pair = tuple[Tensor, Tensor]
 

@@ -120,7 +120,8 @@ class FoldedKeys:
         for b, of in enumerate(prefixes):
             for h, prefix in enumerate(of or ()):
                 prefix.append(*rows_of(pair, b, h)(start, boundary))
-        self.prefixes, self.count = prefixes, boundary
+        if any(prefixes):
+            self.prefixes, self.count = prefixes, boundary
 
     def begin(
         self,

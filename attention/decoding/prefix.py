@@ -3,7 +3,6 @@
 Both making a prefix and measuring it anew is done in small steps, which say what they took.
 """
 
-from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +15,7 @@ from .._core.planning import HeadPlan, ValueBound, make_plan
 from .._core.threshold_search import ThresholdSearch, search_size
 from .._native.growing_field import GrowingField
 from ..options import AttentionOptions
-from .sample import TokenSample
+from .sample import Source, Steps, TokenSample
 
 # To measure these anew: python -m comparisons run --suite attention_decoding
 DIRECTIONS = 16  # of the moments
@@ -29,9 +28,6 @@ _PAYS = 0.6  # of the keys: touching more takes longer than attending to all
 _PINNED = 256  # keys that belong to every near field, beyond twice of which a plan no longer fits
 ASSIGNED, ADDED = 2048, 512  # keys of a step
 ROUNDS = 4  # multiply-adds of a step that takes as long as one where memory is waited for
-
-Steps = Generator[int, None, None]  # yields the work of each, in multiply-adds
-Source = Callable[[int, int], tuple[FloatArray, FloatArray]]  # keys and values [start, stop), float32, C-contiguous
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Tokens of the past whose attention to a field is known exactly, by which its threshold is measured."""
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +10,6 @@ from dci._runtime.types import FloatArray
 from .._core.threshold_search import Look
 from .._native.growing_field import ExactRows, GrowingField
 
-if TYPE_CHECKING:
-    from .prefix import Source, Steps
-
 # To measure these anew: python -m comparisons run --suite attention_decoding
 _ROWS, _LEAST_TOKENS = 256, 128  # of the sample
 _UPPER_CONFIDENCE, _WORST = 3.0, 4.0  # standard errors, and times the worst token, that a bound adds to squared errors
@@ -21,6 +17,8 @@ _TOO_MUCH = 0.7  # times the squared tolerance: what a query is suspected of, an
 _STEP = 8_000_000  # multiply-adds, at most
 _LEAST_ROWS, _LEAST_KEYS = 16, 16  # of a step
 
+Steps = Generator[int, None, None]  # yields the work of each, in multiply-adds
+Source = Callable[[int, int], tuple[FloatArray, FloatArray]]  # keys and values [start, stop), float32, C-contiguous
 Squares = npt.NDArray[np.float64]
 
 
@@ -49,7 +47,7 @@ class TokenSample:
         self._touched = float(field.n_keys)  # by a row, at the last threshold
         self._seen: dict[float, tuple[Squares, Squares]] = {}  # errors and suspected ones of the last threshold
 
-    def take_exact(self, rows: "Source", span: tuple[int, int]) -> "Steps":
+    def take_exact(self, rows: Source, span: tuple[int, int]) -> Steps:
         """Attend to keys [start, stop) exactly."""
         each = len(self.query) * (self.query.shape[1] + self.field.width)
         size = max(_LEAST_KEYS, _STEP // max(1, each))
