@@ -131,9 +131,13 @@ class KeyValueIndex:
         return self._filled()[1]
 
     def _filled(self) -> tuple[Tensor, Tensor]:
+        keys, values = self._grown()
+        return keys.filled, values.filled
+
+    def _grown(self) -> tuple[Growing, Growing]:
         if self._store is None:
             raise InvalidValueError("keys and values: expected some to be appended first, received none")
-        return self._store[0].filled, self._store[1].filled
+        return self._store
 
     def append(self, key: Tensor, value: Tensor) -> None:
         """Add the keys and values of new tokens.
@@ -179,7 +183,7 @@ class KeyValueIndex:
         self._remember(self._grouped(query[:, :, -_SAMPLE:]))
 
     def _check_query(self, query: Tensor) -> None:
-        keys = self.keys
+        keys = self._grown()[0].all_rows  # a view would take longer
         check_inputs(query, keys, keys, None, True)
         if query.dim() != 4 or query.shape[0] != keys.shape[0]:
             raise InvalidValueError(
@@ -189,7 +193,7 @@ class KeyValueIndex:
     def _grouped(self, query: Tensor) -> FloatArray:
         """Split heads into those that share keys, in float32, (B, H, G, L, E)."""
         batch, heads, length, width = query.shape
-        n_heads = self.keys.shape[1]
+        n_heads = self._grown()[0].all_rows.shape[1]
         rows: FloatArray = query.detach().float().numpy()
         return rows.reshape(batch, n_heads, heads // n_heads, length, width)
 
@@ -235,13 +239,12 @@ class KeyValueIndex:
         to; for that, cells are made anew for more tokens at once than there are behind them. Queries behind it
         have a part: they are of the sample that the tolerance is measured with.
         """
-        keys = self.keys
+        batch, _, _, width = self._grown()[0].all_rows.shape
         check_settings(0.0, scale, options)
         options = self.options if options is None else options
         check_options(options)
         self._check_query(query)
-        batch, _, n_keys, width = keys.shape
-        length = query.shape[2]
+        n_keys, length = len(self), query.shape[2]
         if not 0 < length <= n_keys:
             raise InvalidValueError(
                 f"query: expected shape ({batch}, Hq, L, {width}) with L from 1 to {n_keys}, "
@@ -256,7 +259,6 @@ class KeyValueIndex:
 
     def _attend_last(self, query: Tensor, grouped: FloatArray) -> Tensor:
         """Attend by cells, where there are some, and where they can answer."""
-        assert self._store is not None  # noqa: S101 - the query was checked against it
         prefixes, length, starts = self._cells.prefixes, query.shape[2], self._starts
         if prefixes is None:
             keys, values = self._filled()
@@ -270,7 +272,7 @@ class KeyValueIndex:
             answered = (usual_rows & np.array([of is not None for of in prefixes])[:, None, None]).reshape(
                 batch * n_heads, -1
             )
-        out, self._touched = self._cells.attend_folded(self._store, queries, answered, length, self.options)
+        out, self._touched = self._cells.attend_folded(self._grown(), queries, answered, length, self.options)
         whole = torch.from_numpy(out).view(batch, n_heads * group, length, -1).to(query.dtype)
         return whole if answered is None else self._with_exact(whole, ~torch.from_numpy(answered), query)
 
