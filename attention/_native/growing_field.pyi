@@ -33,4 +33,5 @@ class GrowingField(GrowingCells):
         out: FloatArray,
         local: LocalKeys | None = None,
         risks: FloatArray | None = None,
+        most_risks: FloatArray | None = None,
     ) -> int: ...

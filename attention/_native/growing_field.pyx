@@ -6,8 +6,7 @@ depends on no other query of the call. For blocks of many similar queries `far_f
 """
 import numpy as np
 
-from libc.float cimport FLT_MAX
-from libc.math cimport sqrtf
+from libc.math cimport expf, sqrtf
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -21,7 +20,6 @@ from .near_field cimport (
     attend_local_keys,
     attend_panels,
     load_queries,
-    reset_state,
     sort_pairs,
     write_outputs,
 )
@@ -32,6 +30,7 @@ cdef float ABOVE = 3  # standard deviations by which some key of a cell may scor
 cdef float MOST_GAIN = 1e9  # that a suspected error counts
 cdef float CLOSURE = 4  # the largest variance of scores within a cell that its closure may stand for
 cdef float LARGEST = 1e30  # variance
+cdef float RISKY = 0.4  # times the threshold, for a query that is suspected of too large an error
 cdef float SLOPE = 0.03  # of the error at the threshold: slopes of cells that matter less are left out
 
 
@@ -119,7 +118,7 @@ cdef class GrowingField(GrowingCells):
         self.workspaces.clear()
 
     def attend_rows(self, const float[:, ::1] queries, const int32_t[::1] rows, float threshold, float[:, ::1] out,
-                    LocalKeys local=None, float[::1] risks=None):
+                    LocalKeys local=None, float[::1] risks=None, const float[::1] most_risks=None):
         """Attention of some rows over the keys in cells, and over local keys.
 
         Parameters
@@ -127,13 +126,15 @@ cdef class GrowingField(GrowingCells):
         queries : (R, E) float32
         rows : (n,) int32
         threshold : float
-            A cell whose estimated share of a query's mass, times its gain, is above is attended to exactly;
-            negative: every cell is.
+            A cell whose estimated share of a query's mass, local keys' among it, times its gain, is above is attended
+            to exactly; negative: every cell is.
         out : (R, Ev) float32, written at these rows
         local : LocalKeys, optional
             Keys beside those in cells.
         risks : (R,) float32, optional
             Receives at these rows the squared errors that the estimates are suspected of.
+        most_risks : (R,) float32, optional
+            A row that is suspected of more than there attends with a smaller threshold.
 
         Returns
         -------
@@ -143,21 +144,22 @@ cdef class GrowingField(GrowingCells):
         cdef Py_ssize_t n = rows.shape[0], start
         cdef RowWorkspace w = self.take_workspace(min(n, <Py_ssize_t>BLOCK))
         cdef float *risk_of = NULL
+        cdef const float *most = NULL
         if risks is not None:
             risk_of = &risks[0]
+        if most_risks is not None:
+            most = &most_risks[0]
         with nogil:
             for start from 0 <= start < n by BLOCK:
                 load_queries(w, queries, &rows[start], min(<Py_ssize_t>BLOCK, n - start), self.scale)
                 memset(w.is_outlier, 0, w.n)
+                if local is not None:
+                    attend_local_keys(w, local)
                 if threshold < 0:
                     self.choose_all(w)
                 else:
-                    self.attend_far(w, threshold)
-                    if not self.keep_far:
-                        reset_state(w)
+                    self.attend_far(w, threshold, most)
                 self.attend_near(w)
-                if local is not None:
-                    attend_local_keys(w, local)
                 write_outputs(w, out, risk_of, NULL)
         self.workspaces.append(w)
         return w.touched
@@ -185,41 +187,69 @@ cdef class GrowingField(GrowingCells):
             for c in range(self.n_cells + 1):
                 add_pair(w, c, i)
 
-    cdef void attend_far(self, RowWorkspace w, float threshold) noexcept nogil:
+    cdef void attend_far(self, RowWorkspace w, float threshold, const float *most) noexcept nogil:
         """Estimate every cell for every query; cells above the threshold are left for `attend_near`."""
-        cdef Py_ssize_t cells = self.cell_pad, i, j, c, taken
+        cdef Py_ssize_t cells = self.cell_pad, i, c
         cdef float *least = w.small  # of squared errors by slopes that matter
         cdef float *scores
-        cdef float *gains
-        cdef float near_sum, suspected
-        cdef float lanes[LANES]
+        cdef float far, total, limit
         self.score_cells(w)
         for i in range(w.n):
-            scores, gains = w.scores + i * cells, w.gains + i * cells
-            w.shift[i] = max(-FLT_MAX, table().largest(scores, cells))
-            table().exponentials(scores, cells, 1, cells, w.shift + i, w.sum + i)
-            least[i] = SLOPE * threshold * w.sum[i]
-            least[i] *= least[i] / self.mean_count
-            taken = table().take_above(scores, gains, cells, threshold * w.sum[i], w.taken, &near_sum)
-            for j in range(taken):
-                add_pair(w, w.taken[j], i)
+            scores, far = w.scores + i * cells, 0
+            self.lift_shift(w, i, table().largest(scores, cells))
+            table().exponentials(scores, cells, 1, cells, w.shift + i, &far)
+            total = far + w.sum[i]
+            limit = threshold * total
+            far -= self.take_near(w, i, limit)
+            if most != NULL and w.risk[i] > most[w.row[i]] * total * total:
+                limit *= RISKY
+                far -= self.take_near(w, i, limit)
+            least[i] = SLOPE * SLOPE * limit * limit / self.mean_count
             if self.count[self.n_cells]:
                 add_pair(w, self.n_cells, i)
-            w.sum[i] = max(<float>0, w.sum[i] - near_sum)
-            memset(lanes, 0, LANES * sizeof(float))
-            for c from 0 <= c < cells by LANES:
-                for j in range(LANES):
-                    suspected = scores[c + j] * min(gains[c + j], MOST_GAIN)
-                    lanes[j] += suspected * suspected
-            for j in range(LANES):
-                w.risk[i] += lanes[j]
-            w.risk[i] *= self.mean_spread / self.mean_count
+            if self.keep_far:
+                w.sum[i] += max(<float>0, far)
+            else:
+                w.risk[i] = 0
+        w.touched += w.n * self.n_cells
+        if not self.keep_far:
+            return
         table().combine(w.scores, cells, 1, w.n, self.n_cells, &self.mean_values[0, 0], self.value_pad,
                         self.value_pad, w.out, self.value_pad)
         if self.second_order:
             for c in range(self.n_cells):
                 self.add_slopes(w, c, least)
-        w.touched += w.n * self.n_cells
+
+    cdef void lift_shift(self, RowWorkspace w, Py_ssize_t i, float top) noexcept nogil:
+        """Have a query's shift at least at the largest score, and what it attended to so far fit it."""
+        cdef float shift = max(w.shift[i], top), factor
+        cdef Py_ssize_t v
+        if shift > w.shift[i] and w.sum[i] > 0:
+            factor = expf(max(<float>-87, w.shift[i] - shift))
+            w.sum[i] *= factor
+            for v in range(self.value_pad):
+                w.out[i * self.value_pad + v] *= factor
+        w.shift[i] = shift
+
+    cdef float take_near(self, RowWorkspace w, Py_ssize_t i, float limit) noexcept nogil:
+        """Put down a query's cells above a limit as near ones, and suspect the others; return what the former weigh."""
+        cdef Py_ssize_t cells = self.cell_pad, j, c, taken
+        cdef float *scores = w.scores + i * cells
+        cdef float *gains = w.gains + i * cells
+        cdef float near_sum, suspected, risk = 0
+        cdef float lanes[LANES]
+        taken = table().take_above(scores, gains, cells, limit, w.taken, &near_sum)
+        for j in range(taken):
+            add_pair(w, w.taken[j], i)
+        memset(lanes, 0, LANES * sizeof(float))
+        for c from 0 <= c < cells by LANES:
+            for j in range(LANES):
+                suspected = scores[c + j] * min(gains[c + j], MOST_GAIN)
+                lanes[j] += suspected * suspected
+        for j in range(LANES):
+            risk += lanes[j]
+        w.risk[i] = risk * self.mean_spread / self.mean_count
+        return near_sum
 
     cdef void score_cells(self, RowWorkspace w) noexcept nogil:
         """Scores of all cells by their closures, and their gains: what a share of the mass errs by, about."""

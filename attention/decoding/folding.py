@@ -19,7 +19,6 @@ from .storage import Growing, Recent
 
 # To measure these anew: python -m comparisons run --suite attention_decoding
 _WORTH_THREADS = 2_000_000  # numbers that the last token read
-_RISKY = 0.4  # times the threshold, for a query that is suspected of too large an error
 KEPT = 32  # recent keys that a fold leaves, for `KeyValueIndex.crop` to take back
 AT_A_TIME = 32  # keys that a token puts into cells
 _MEASURED = 24.0  # times the root of the number of keys: after so many keys more, thresholds are measured anew
@@ -140,6 +139,7 @@ class FoldedKeys:
         if fold is None:
             return
         pair = filled()
+        made: list[list[Prefix] | None] | None
         if at_once:
             made = fold.finish(pair, options.num_threads or torch.get_num_threads())
         else:
@@ -196,17 +196,14 @@ class FoldedKeys:
         recent = self._seen(store, length)
         heads = [(b * n_heads + h, p) for b, of in enumerate(self.prefixes or ()) if of for h, p in enumerate(of)]
         touched: dict[int, int] = {}
-        risks = np.zeros(queries.shape[:2], np.float32)
         every = np.arange(n_rows, dtype=np.int32)
 
         def attend_head(item: tuple[int, Prefix]) -> None:
             i, prefix = item
-            threshold, attend = prefix.choice.threshold, prefix.field.attend_rows
             some = every if answered is None else np.flatnonzero(answered[i]).astype(np.int32)
-            touched[i] = attend(queries[i], some, threshold, out[i], recent[i], risks[i])
-            risky = some[risks[i, some] > prefix.most_risk[some // length]]
-            if len(risky):
-                touched[i] += attend(queries[i], risky, _RISKY * threshold, out[i], recent[i])
+            most = prefix.most_risk if length == 1 else prefix.most_risk.repeat(length)
+            attend = prefix.field.attend_rows
+            touched[i] = attend(queries[i], some, prefix.choice.threshold, out[i], recent[i], None, most)
 
         n_threads = options.num_threads or torch.get_num_threads()
         with Work(n_threads if self._numbers >= _WORTH_THREADS else 1) as work:

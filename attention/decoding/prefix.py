@@ -6,7 +6,6 @@ Both making a prefix and measuring it anew is done in small steps, which say wha
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from dci._runtime.types import FloatArray
 
@@ -22,7 +21,7 @@ DIRECTIONS = 16  # of the moments
 _CELLS = 2.0  # times those of a call without a cache: here a query's estimate of a cell is cheaper
 _FIRST = 0.05  # threshold
 _SEARCH = ThresholdSearch(least=1e-4, most=np.inf, looks=16, refinements=2)
-_MOST = 200.0  # times the squared tolerance: a cell of such a weight is near even where the sample does not ask for it
+_MOST = 100.0  # times the squared tolerance: a cell of such a weight is near even where the sample does not ask for it
 _NONE_NEAR, _SIZE_LOOKS = 64.0, 10
 _PAYS = 0.6  # of the keys: touching more takes longer than attending to all
 _PINNED = 256  # keys that belong to every near field, beyond twice of which a plan no longer fits
@@ -64,14 +63,14 @@ class Prefix:
     field : GrowingField
     error : float
         Relative L2 error of the sample, of the worst of the query heads; 0.0 where all is exact.
-    most_risk : ndarray of shape (G,), float64
+    most_risk : ndarray of shape (G,), float32
         Squared error that a query may be suspected of; one that is suspected of more attends to more keys.
     """
 
     choice: Choice
     field: GrowingField
     error: float
-    most_risk: npt.NDArray[np.float64]
+    most_risk: FloatArray
 
     def fits(self, growth: float) -> bool:
         """Whether the plan suits the keys: not `growth` times those it was made for, and few are far from all cells."""

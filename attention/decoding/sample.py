@@ -91,13 +91,13 @@ class TokenSample:
         self._touched = touched / len(self.query)
         return Look(threshold, float(error.max()), float(bound.max()), self._touched)
 
-    def most_risk(self, look: Look, tolerance: float) -> Squares:
+    def most_risk(self, look: Look, tolerance: float) -> FloatArray:
         """Suspected squared error, (G,), of a query that errs by too much, as the sample's errors at `look` tell."""
         squares, suspected = self._seen[look.threshold]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             allowed = _TOO_MUCH * np.square(tolerance * self.norm) / self.shape[0]
             most = allowed * suspected / squares.sum(0)
-        return np.where(most > 0, most, np.inf)
+            return np.where(most > 0, most, np.inf).astype(np.float32)
 
     def _sums(self, rows: FloatArray) -> Squares:
         """Squared norms, (tokens, G)."""

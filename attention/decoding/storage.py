@@ -138,7 +138,7 @@ class Recent:
         self._sources, self._rows = (keys, values), (keys.all_rows, values.all_rows)
         self._count, self._filled = count, count
         self._copies: list[Tensor] = []
-        rows, self._first = self._rows, 0
+        rows, self._first = list(self._rows), 0
         if any(x.dtype != torch.float32 for x in self._rows):
             rows = self._copies = [_empty((*x.shape[:2], room, x.shape[3]), torch.float32) for x in self._rows]
             self._first = count
