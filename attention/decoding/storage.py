@@ -107,9 +107,10 @@ class Queries:
     def last(self, sequence: int, head: int, count: int) -> FloatArray:
         """Return the usual ones of the last `count` tokens, or of as many as there are, (tokens, G, E)."""
         count = min(count, self.seen, self._size)
-        places = torch.arange(self.seen - count, self.seen, device="cpu") % self._size
-        rows = self._ring[sequence, head][:, places].transpose(0, 1)
-        return rows[usual(rows).all(1)].contiguous().numpy()
+        places = np.arange(self.seen - count, self.seen) % self._size
+        ring: FloatArray = self._ring[sequence, head].numpy()  # threads of torch may take longer to begin than this
+        rows = np.ascontiguousarray(ring[:, places].transpose(1, 0, 2))
+        return rows[(np.abs(rows) < LARGEST).all((1, 2))]
 
     def select(self, indices: Tensor) -> "Queries":
         """Return a copy with these sequences."""
