@@ -135,12 +135,14 @@ class ValueBound:
 
     @classmethod
     def of(cls, value: FloatArray) -> "ValueBound":
-        """From a sample of the values (S, Ev) of a head, beyond which at most about 64 are."""
+        """From a sample of the values (S, Ev) of a head, of which at most about 64 are beyond."""
         sample = value[:: -(-len(value) // _SAMPLE)]
         with np.errstate(invalid="ignore", over="ignore"):
             mean = sample.mean(0)
             gap = row_norms(sample - mean)
-            most = max(_OUTLIER_RATIO * float(gap.mean(dtype=np.float64)), _quantile_beyond(gap, len(value)))
+            most = max(
+                _OUTLIER_RATIO * float(gap.mean(dtype=np.float64)), _quantile_beyond(gap, _MOST_OUTLIERS / len(value))
+            )
         return cls(mean, most if np.isfinite(most) else np.inf)
 
     def is_beyond(self, value: FloatArray) -> npt.NDArray[np.bool_]:
@@ -150,8 +152,9 @@ class ValueBound:
         return beyond
 
 
-def _quantile_beyond(squares: FloatArray, n_keys: int) -> float:
-    return float(np.quantile(squares, max(0.0, 1 - _MOST_OUTLIERS / n_keys)))
+def _quantile_beyond(squares: FloatArray, share: float) -> float:
+    """Return what about this share of the squares is beyond."""
+    return float(np.quantile(squares, max(0.0, 1 - share)))
 
 
 def make_plan(
@@ -197,7 +200,7 @@ def make_plan(
         centers=centers,
         references=references,
         spread=spread,
-        outlier_ratio=max(_OUTLIER_RATIO, _quantile_beyond(ratios, len(key))),
+        outlier_ratio=max(_OUTLIER_RATIO, _quantile_beyond(ratios, _MOST_OUTLIERS / len(key))),
         own_spread=own,
         stray_ratio=max(_STRAY_RATIO, float(np.quantile(own_ratios, max(0.0, 1 - _STRAYS / math.sqrt(len(key)))))),
         moments=product_directions(centered, queries, wanted) if wanted < key.shape[1] else None,

@@ -3,6 +3,7 @@
 Both making a prefix and measuring it anew is done in small steps, which say what they took.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +22,10 @@ DIRECTIONS = 16  # of the moments
 _CELLS = 2.0  # times those of a call without a cache: here a query's estimate of a cell is cheaper
 _FIRST = 0.05  # threshold
 _SEARCH = ThresholdSearch(least=1e-4, most=np.inf, looks=16, refinements=2)
-_MOST = 100.0  # times the squared tolerance: a cell of such a weight is near even where the sample does not ask for it
+# Times the squared tolerance and the root of a cell's keys: a cell of such a weight is near even where the sample does
+# not ask for it, as a rare token may weigh one of its keys much. With more keys always near, the sample would err less,
+# thresholds would be larger and rare tokens err more.
+_MOST = 6.5
 _NONE_NEAR, _SIZE_LOOKS = 64.0, 10
 _PAYS = 0.6  # of the keys: touching more takes longer than attending to all
 _PINNED = 256  # keys that belong to every near field, beyond twice of which a plan no longer fits
@@ -191,7 +195,7 @@ class PrefixJob:
         options, n_keys = self._options, field.n_keys
         if options.near is None:
             first = _FIRST if choice.threshold == ALL_NEAR else choice.threshold
-            most = _MOST * options.tolerance**2
+            most = _MOST * options.tolerance**2 * math.sqrt(n_keys / field.n_cells)
             search = _SEARCH._replace(most=most).looking(
                 options.tolerance,
                 min(first, most),

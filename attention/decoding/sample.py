@@ -14,6 +14,7 @@ from .._native.growing_field import ExactRows, GrowingField
 _ROWS, _LEAST_TOKENS = 256, 128  # of the sample
 _UPPER_CONFIDENCE, _WORST = 3.0, 4.0  # standard errors, and times the worst token, that a bound adds to squared errors
 _TOO_MUCH = 0.7  # times the squared tolerance: what a query is suspected of, and attends to more keys
+_UNLIKE = 4.0  # times what a query of the sample is suspected of: one that is suspected of more attends to more keys
 _STEP = 8_000_000  # multiply-adds, at most
 _LEAST_ROWS, _LEAST_KEYS = 16, 16  # of a step
 
@@ -96,8 +97,8 @@ class TokenSample:
         squares, suspected = self._seen[look.threshold]
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             allowed = _TOO_MUCH * np.square(tolerance * self.norm) / self.shape[0]
-            most = allowed * suspected / squares.sum(0)
-            return np.where(most > 0, most, np.inf).astype(np.float32)
+            most = np.minimum(allowed / squares.sum(0), _UNLIKE / self.shape[0]) * suspected
+            return np.where((most > 0) & (tolerance < np.inf), most, np.inf).astype(np.float32)
 
     def _sums(self, rows: FloatArray) -> Squares:
         """Squared norms, (tokens, G)."""
