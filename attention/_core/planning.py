@@ -4,6 +4,7 @@ With the same plan, the output of a query depends on no key that it may not see.
 """
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,15 +135,13 @@ class ValueBound:
     most: float
 
     @classmethod
-    def of(cls, value: FloatArray) -> "ValueBound":
-        """From a sample of the values (S, Ev) of a head, of which at most about 64 are beyond."""
-        sample = value[:: -(-len(value) // _SAMPLE)]
+    def of(cls, sample: FloatArray, n_keys: int) -> "ValueBound":
+        """From a sample (n, Ev) of the values of a head, of all of which about 64 at most are beyond."""
         with np.errstate(invalid="ignore", over="ignore"):
             mean = sample.mean(0)
             gap = row_norms(sample - mean)
-            most = max(
-                _OUTLIER_RATIO * float(gap.mean(dtype=np.float64)), _quantile_beyond(gap, _MOST_OUTLIERS / len(value))
-            )
+            typical = float(gap.mean(dtype=np.float64))
+            most = max(_OUTLIER_RATIO * typical, _quantile_beyond(gap, _MOST_OUTLIERS / n_keys))
         return cls(mean, most if np.isfinite(most) else np.inf)
 
     def is_beyond(self, value: FloatArray) -> npt.NDArray[np.bool_]:
@@ -158,6 +157,19 @@ def _quantile_beyond(squares: FloatArray, share: float) -> float:
 
 
 def make_plan(
+    query: FloatArray, key: FloatArray, seen: float, scale: float, options: AttentionOptions, num_threads: int
+) -> HeadPlan:
+    """Plan from samples of the queries (n, E) and the keys (S, E) of a head; a query sees `seen` keys on average."""
+    steps = plan_steps(query, key, seen, scale, options, num_threads)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            plan: HeadPlan = end.value
+            return plan
+
+
+def plan_steps(
     query: FloatArray,
     key: FloatArray,
     seen: float,
@@ -165,27 +177,37 @@ def make_plan(
     options: AttentionOptions,
     num_threads: int,
     more_cells: float = 1.0,
-) -> HeadPlan:
-    """Plan from samples of the queries (n, E) and the keys (S, E) of a head; a query sees `seen` keys on average.
+) -> Generator[int, None, HeadPlan]:
+    """`make_plan` in steps; yields the work of each, in multiply-adds.
 
     There are `more_cells` times as many cells as a call without a cache has.
     """
     rng = np.random.default_rng(options.random_state)
+    width = key.shape[1]
     n_cells = min(len(key), cells_for(seen, options.tolerance, more_cells))
     queries = _finite(query[_some(rng, len(query), _SAMPLE)], "query") * np.float32(scale)
     keys = _finite(key[_some(rng, len(key), max(_SAMPLE, _SAMPLE_PER_CELL * n_cells))], "key")
     centered = keys[:_SAMPLE] - keys.mean(0)
+    yield 16 * (len(key) + len(keys) * width)  # memory is waited for
     radius = None
     if options.embedding == "random":  # the published reduction
         radius = max(float(np.linalg.norm(_finite(key, "key"), axis=1).max()), 1e-30)
-        for_keys = for_queries = random_directions(key.shape[1] + 1, _CELL_COORDINATES, rng)
+        for_keys = for_queries = random_directions(width + 1, _CELL_COORDINATES, rng)
         coordinates = multiply(embed_keys(keys, radius * 1.0001), for_keys)
     else:
-        for_keys, for_queries = score_directions(centered, queries, min(_CELL_COORDINATES, key.shape[1]))
+        for_keys, for_queries = score_directions(centered, queries, min(_CELL_COORDINATES, width))
         coordinates = multiply(keys, for_keys)
+    decompositions = 2 * _SAMPLE * width**2 + 64 * width**3
+    yield decompositions
+    wanted = _MOMENT_COORDINATES if options.directions == "auto" else int(options.directions)
+    moments = product_directions(centered, queries, wanted) if wanted < width else None
+    yield decompositions
     centers = make_cells(coordinates, n_cells, num_threads)
+    distances = len(keys) * n_cells * coordinates.shape[1]
+    yield 3 * distances
     cell_of, gap = assign_cells(coordinates, centers, num_threads)
     references = _references(keys, cell_of, n_cells)
+    yield distances + 16 * keys.size
     rest = row_norms(keys - references[cell_of])
     spread = max(float(gap.mean()), _rounding(coordinates)), max(float(rest.mean()), _rounding(keys))
     ratios = np.maximum(gap / spread[0], rest / spread[1])
@@ -193,7 +215,6 @@ def make_plan(
     # Keys that are not in the sample are farther from its centres.
     sizes = np.maximum(np.bincount(cell_of, minlength=n_cells), 2)[cell_of]
     own_ratios = np.maximum(gap / own[cell_of, 0], rest / own[cell_of, 1]) * (sizes + 1) / (sizes - 1)
-    wanted = _MOMENT_COORDINATES if options.directions == "auto" else int(options.directions)
     return HeadPlan(
         for_keys=for_keys,
         for_queries=for_queries,
@@ -203,7 +224,7 @@ def make_plan(
         outlier_ratio=max(_OUTLIER_RATIO, _quantile_beyond(ratios, _MOST_OUTLIERS / len(key))),
         own_spread=own,
         stray_ratio=max(_STRAY_RATIO, float(np.quantile(own_ratios, max(0.0, 1 - _STRAYS / math.sqrt(len(key)))))),
-        moments=product_directions(centered, queries, wanted) if wanted < key.shape[1] else None,
+        moments=moments,
         radius=radius,
     )
 

@@ -4,6 +4,7 @@ Both making a prefix and measuring it anew is done in small steps, which say wha
 """
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from dci._runtime.types import FloatArray
 
 from .._core.head import ALL_NEAR
-from .._core.planning import HeadPlan, ValueBound, make_plan
+from .._core.planning import HeadPlan, ValueBound, plan_steps
 from .._core.threshold_search import ThresholdSearch, search_size
 from .._native.growing_field import GrowingField
 from ..options import AttentionOptions
@@ -29,7 +30,8 @@ _MOST = 6.5
 _NONE_NEAR, _SIZE_LOOKS = 64.0, 10
 _PAYS = 0.6  # of the keys: touching more takes longer than attending to all
 _PINNED = 256  # keys that belong to every near field, beyond twice of which a plan no longer fits
-ASSIGNED, ADDED = 2048, 512  # keys of a step
+COPIED, ASSIGNED, ADDED = 16384, 2048, 512  # keys of a step
+VALUES = 2048  # that tell which of all are outliers
 ROUNDS = 4  # multiply-adds of a step that takes as long as one where memory is waited for
 
 
@@ -138,8 +140,7 @@ class PrefixJob:
         if self._old is not None and self._keeps:
             field, choice = self._old.field, self._old.choice
         else:
-            choice = self._plan()
-            yield len(choice.plan.centers) * 64 * ASSIGNED
+            choice = yield from self._plan()
             field = self._empty(choice)
             yield from self._fill(field, choice)
             choice = replace(choice, pinned=int(field.counts[field.n_cells]))
@@ -147,17 +148,22 @@ class PrefixJob:
         yield from sample.take_exact(self._rows, self._span)
         yield from self._search(sample, field, choice)
 
-    def _plan(self) -> Choice:
+    def _plan(self) -> Generator[int, None, Choice]:
         n_keys, width = self._span[1] - self._span[0], self._query.shape[2]
         options = self._options
         directions = min(DIRECTIONS, width) if options.directions == "auto" else options.directions
         fitted = self._query[::2].reshape(-1, width)  # not those of the sample, which would seem to err less
-        key, value = self._rows(*self._span)
         planned_with = options.replace(directions=directions)
-        plan = make_plan(fitted, key, n_keys, self._scale, planned_with, 1, more_cells=_CELLS)
-        return Choice(
-            plan, ValueBound.of(value), n_keys, 0, ALL_NEAR if self._old is None else self._old.choice.threshold
-        )
+        key, values, every = np.empty((n_keys, width), np.float32), [], -(-n_keys // VALUES)
+        for first in range(0, n_keys, COPIED):
+            start = self._span[0] + first
+            keys, value = self._rows(start, min(start + COPIED, self._span[1]))
+            key[first : first + len(keys)] = keys
+            values.append(value[::every].copy())
+            yield ROUNDS * (keys.size + value.size)
+        bound = ValueBound.of(np.concatenate(values), n_keys)
+        plan = yield from plan_steps(fitted, key, n_keys, self._scale, planned_with, 1, more_cells=_CELLS)
+        return Choice(plan, bound, n_keys, 0, ALL_NEAR if self._old is None else self._old.choice.threshold)
 
     def _empty(self, choice: Choice) -> GrowingField:
         plan, options, width = choice.plan, self._options, self._query.shape[2]
