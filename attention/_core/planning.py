@@ -202,12 +202,10 @@ def plan_steps(
     wanted = _MOMENT_COORDINATES if options.directions == "auto" else int(options.directions)
     moments = product_directions(centered, queries, wanted) if wanted < width else None
     yield decompositions
-    centers = make_cells(coordinates, n_cells, num_threads)
-    distances = len(keys) * n_cells * coordinates.shape[1]
-    yield 3 * distances
+    centers = yield from make_cells(coordinates, n_cells, num_threads)
     cell_of, gap = assign_cells(coordinates, centers, num_threads)
     references = _references(keys, cell_of, n_cells)
-    yield distances + 16 * keys.size
+    yield len(keys) * centers.size + 16 * keys.size
     rest = row_norms(keys - references[cell_of])
     spread = max(float(gap.mean()), _rounding(coordinates)), max(float(rest.mean()), _rounding(keys))
     ratios = np.maximum(gap / spread[0], rest / spread[1])
