@@ -29,6 +29,8 @@ MODULES = (
     "dci._native.kernels",
     "attention._native.far_field",
     "attention._native.gains",
+    "attention._native.growing_field",
+    "attention._native.growing_cells",
     "attention._native.moments",
     "attention._native.near_field",
     "attention._native.strays",

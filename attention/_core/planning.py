@@ -4,6 +4,7 @@ With the same plan, the output of a query depends on no key that it may not see.
 """
 
 import math
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,15 +77,29 @@ class HeadPlan:
 
     def cells_of(self, key: FloatArray, value: FloatArray, sink: int, num_threads: int) -> tuple[IdArray, IdArray]:
         """Cell of every key, and C for the keys that belong to every near field, (S,) int32; strays, ascending."""
-        cell_of, gap = assign_cells(self.place_keys(key), self.centers, num_threads)
-        rest = row_norms(key - self.references[cell_of])
+        cell_of, gap, rest = self._nearest(key, num_threads)
         own = self.own_spread[cell_of]
         stray = np.maximum(gap / own[:, 0], rest / own[:, 1]) > self.stray_ratio
         n_cells = len(self.centers)
-        cell_of[np.maximum(gap / self.spread[0], rest / self.spread[1]) > self.outlier_ratio] = n_cells
+        cell_of[self._outliers(gap, rest)] = n_cells
         cell_of[_outlier_values(value)] = n_cells
         cell_of[:sink] = n_cells
         return cell_of, np.flatnonzero(stray & (cell_of < n_cells)).astype(np.int32)
+
+    def cells_of_more(self, key: FloatArray, value: FloatArray, bound: "ValueBound") -> IdArray:
+        """Cells of some keys among others, (n,) int32, on the calling thread."""
+        cell_of, gap, rest = self._nearest(key, 1)
+        cell_of[self._outliers(gap, rest) | bound.is_beyond(value)] = len(self.centers)
+        return cell_of
+
+    def _nearest(self, key: FloatArray, num_threads: int) -> tuple[IdArray, FloatArray, FloatArray]:
+        """Cells of keys, and their squared distances to the centre and to the mean."""
+        cell_of, gap = assign_cells(self.place_keys(key), self.centers, num_threads)
+        return cell_of, gap, row_norms(key - self.references[cell_of])
+
+    def _outliers(self, gap: FloatArray, rest: FloatArray) -> npt.NDArray[np.bool_]:
+        far: npt.NDArray[np.bool_] = np.maximum(gap / self.spread[0], rest / self.spread[1]) > self.outlier_ratio
+        return far
 
     def place_keys(self, key: FloatArray) -> FloatArray:
         """Coordinates of keys, (S, p)."""
@@ -105,26 +120,92 @@ class HeadPlan:
         return kd_order(self.place_queries(query), block)
 
 
+@dataclass(frozen=True)
+class ValueBound:
+    """How far from the mean of a head's values one of them is no outlier.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (Ev,), float32
+    most : float
+        Squared distance; infinite where values are not finite.
+    """
+
+    mean: FloatArray
+    most: float
+
+    @classmethod
+    def of(cls, sample: FloatArray, n_keys: int) -> "ValueBound":
+        """From a sample (n, Ev) of the values of a head, of all of which about 64 at most are beyond."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean = sample.mean(0)
+            gap = row_norms(sample - mean)
+            typical = float(gap.mean(dtype=np.float64))
+            most = max(_OUTLIER_RATIO * typical, _quantile_beyond(gap, _MOST_OUTLIERS / n_keys))
+        return cls(mean, most if np.isfinite(most) else np.inf)
+
+    def is_beyond(self, value: FloatArray) -> npt.NDArray[np.bool_]:
+        """Which values (n, Ev) are farther from the mean, (n,)."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            beyond: npt.NDArray[np.bool_] = row_norms(value - self.mean) > self.most
+        return beyond
+
+
+def _quantile_beyond(squares: FloatArray, share: float) -> float:
+    """Return what about this share of the squares is beyond."""
+    return float(np.quantile(squares, max(0.0, 1 - share)))
+
+
 def make_plan(
     query: FloatArray, key: FloatArray, seen: float, scale: float, options: AttentionOptions, num_threads: int
 ) -> HeadPlan:
     """Plan from samples of the queries (n, E) and the keys (S, E) of a head; a query sees `seen` keys on average."""
+    steps = plan_steps(query, key, seen, scale, options, num_threads)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            plan: HeadPlan = end.value
+            return plan
+
+
+def plan_steps(
+    query: FloatArray,
+    key: FloatArray,
+    seen: float,
+    scale: float,
+    options: AttentionOptions,
+    num_threads: int,
+    more_cells: float = 1.0,
+) -> Generator[int, None, HeadPlan]:
+    """`make_plan` in steps; yields the work of each, in multiply-adds.
+
+    There are `more_cells` times as many cells as a call without a cache has.
+    """
     rng = np.random.default_rng(options.random_state)
-    n_cells = min(len(key), cells_for(seen, options.tolerance))
+    width = key.shape[1]
+    n_cells = min(len(key), cells_for(seen, options.tolerance, more_cells))
     queries = _finite(query[_some(rng, len(query), _SAMPLE)], "query") * np.float32(scale)
     keys = _finite(key[_some(rng, len(key), max(_SAMPLE, _SAMPLE_PER_CELL * n_cells))], "key")
     centered = keys[:_SAMPLE] - keys.mean(0)
+    yield 16 * (len(key) + len(keys) * width)  # memory is waited for
     radius = None
     if options.embedding == "random":  # the published reduction
         radius = max(float(np.linalg.norm(_finite(key, "key"), axis=1).max()), 1e-30)
-        for_keys = for_queries = random_directions(key.shape[1] + 1, _CELL_COORDINATES, rng)
+        for_keys = for_queries = random_directions(width + 1, _CELL_COORDINATES, rng)
         coordinates = multiply(embed_keys(keys, radius * 1.0001), for_keys)
     else:
-        for_keys, for_queries = score_directions(centered, queries, min(_CELL_COORDINATES, key.shape[1]))
+        for_keys, for_queries = score_directions(centered, queries, min(_CELL_COORDINATES, width))
         coordinates = multiply(keys, for_keys)
-    centers = make_cells(coordinates, n_cells, num_threads)
+    decompositions = 2 * _SAMPLE * width**2 + 64 * width**3
+    yield decompositions
+    wanted = _MOMENT_COORDINATES if options.directions == "auto" else int(options.directions)
+    moments = product_directions(centered, queries, wanted) if wanted < width else None
+    yield decompositions
+    centers = yield from make_cells(coordinates, n_cells, num_threads)
     cell_of, gap = assign_cells(coordinates, centers, num_threads)
     references = _references(keys, cell_of, n_cells)
+    yield len(keys) * centers.size + 16 * keys.size
     rest = row_norms(keys - references[cell_of])
     spread = max(float(gap.mean()), _rounding(coordinates)), max(float(rest.mean()), _rounding(keys))
     ratios = np.maximum(gap / spread[0], rest / spread[1])
@@ -132,24 +213,23 @@ def make_plan(
     # Keys that are not in the sample are farther from its centres.
     sizes = np.maximum(np.bincount(cell_of, minlength=n_cells), 2)[cell_of]
     own_ratios = np.maximum(gap / own[cell_of, 0], rest / own[cell_of, 1]) * (sizes + 1) / (sizes - 1)
-    wanted = _MOMENT_COORDINATES if options.directions == "auto" else int(options.directions)
     return HeadPlan(
         for_keys=for_keys,
         for_queries=for_queries,
         centers=centers,
         references=references,
         spread=spread,
-        outlier_ratio=max(_OUTLIER_RATIO, float(np.quantile(ratios, max(0.0, 1 - _MOST_OUTLIERS / len(key))))),
+        outlier_ratio=max(_OUTLIER_RATIO, _quantile_beyond(ratios, _MOST_OUTLIERS / len(key))),
         own_spread=own,
         stray_ratio=max(_STRAY_RATIO, float(np.quantile(own_ratios, max(0.0, 1 - _STRAYS / math.sqrt(len(key)))))),
-        moments=product_directions(centered, queries, wanted) if wanted < key.shape[1] else None,
+        moments=moments,
         radius=radius,
     )
 
 
-def cells_for(seen: float, tolerance: float) -> int:
+def cells_for(seen: float, tolerance: float, more: float = 1.0) -> int:
     """How many cells: about what the estimate of all of them costs, the keys of near ones cost too."""
-    count = _CELLS * (seen / 16384) ** 0.4 * float(np.clip(0.05 / tolerance, 0.5, 1)) ** 0.6
+    count = more * _CELLS * (seen / 16384) ** 0.4 * float(np.clip(0.05 / tolerance, 0.5, 1)) ** 0.6
     return int(np.clip(LANES * round(count / LANES), _LEAST_CELLS, _MOST_CELLS))
 
 

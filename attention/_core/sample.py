@@ -11,7 +11,7 @@ from dci._runtime.types import FloatArray, IdArray
 from .._native.workspace import BLOCK
 from .bounds import estimate_sum, row_probabilities
 from .head import ALL_NEAR, Head, Segment
-from .threshold_search import Look, ThresholdSearch, search_size
+from .threshold_search import Look, ThresholdSearch, follow, search_size
 
 MomentsState = tuple[tuple[float, float], tuple[FloatArray, ...]]
 
@@ -107,7 +107,7 @@ class Sample:
         """Look for the threshold whose near field has about `size` keys, the cells and the segment not counted."""
         if size >= self.head.n_keys:
             return self.measure(ALL_NEAR)
-        return search_size(self._count, size, _SEARCH.least, _NONE_NEAR, _SIZE_LOOKS)
+        return follow(search_size(size, _SEARCH.least, _NONE_NEAR, _SIZE_LOOKS), self._count)
 
     def _count(self, threshold: float) -> Look:
         """Attend with every row of the sampled blocks, for how many keys they touch."""

@@ -3,7 +3,7 @@
 Errors rise with the threshold, and the keys that are touched become fewer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ class Look(NamedTuple):
 
 
 Measure = Callable[[float], Look]
+Search = Generator[float, Look, Look]  # yields thresholds, is sent what a sample shows at them, returns one of these
 
 
 class ThresholdSearch(NamedTuple):
@@ -82,8 +83,14 @@ class ThresholdSearch(NamedTuple):
         Look
             The last one that keeps the tolerance; if there is none, the last one.
         """
+        return follow(self.looking(tolerance, first, settled), measure)
+
+    def looking(
+        self, tolerance: float, first: float, settled: Callable[[Look, Look | None, Look | None], bool]
+    ) -> Search:
+        """`find`, by whoever measures."""
         good, bad, refined = None, None, 0
-        look = measure(first)
+        look = yield first
         for _ in range(1, self.looks):
             if look.bound <= tolerance:
                 good, at_end = look, look.threshold >= self.most
@@ -93,7 +100,7 @@ class ThresholdSearch(NamedTuple):
                 break
             if good and bad and self.refinements is not None:
                 refined += 1
-            look = measure(self._next(look, good, bad, tolerance))
+            look = yield self._next(look, good, bad, tolerance)
         return look if look.bound <= tolerance else good or look
 
     def _next(self, look: Look, good: Look | None, bad: Look | None, tolerance: float) -> float:
@@ -112,22 +119,32 @@ class ThresholdSearch(NamedTuple):
         return float(np.clip(threshold, low, max(low, high)))
 
 
-def search_size(measure: Measure, size: float, least: float, none_near: float, looks: int) -> Look:
+def follow(search: Search, measure: Measure) -> Look:
+    """Measure what a search asks for; return what it found."""
+    threshold = next(search)
+    while True:
+        try:
+            threshold = search.send(measure(threshold))
+        except StopIteration as end:
+            found: Look = end.value
+            return found
+
+
+def search_size(size: float, least: float, none_near: float, looks: int) -> Search:
     """Bisect for the threshold whose near field has about `size` keys.
 
     Parameters
     ----------
-    measure : callable
     size : float
         Keys of a query, beside those that it touches at the threshold `none_near`.
     least, none_near : float
         Thresholds between which to look; at the larger one no cell is near.
     looks : int
     """
-    base = look = measure(none_near)
+    base = look = yield none_near
     low, high = np.log(least), np.log(none_near)
     for _ in range(looks):
         middle = (low + high) / 2
-        look = measure(float(np.exp(middle)))
+        look = yield float(np.exp(middle))
         low, high = (low, middle) if look.touched - base.touched < size else (middle, high)
     return look

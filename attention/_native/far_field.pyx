@@ -139,11 +139,11 @@ cdef class Field(Moments):
         with nogil:
             for start from 0 <= start < n by step:
                 count = min(step, n - start)
-                load_queries(self, w, queries, &order[start], count, self.scale)
+                load_queries(w, queries, &order[start], count, self.scale)
                 if wanted is not None:
                     w.wanted = &wanted[start]
                 self.attend_loaded(w, threshold, reach, local)
-                write_outputs(self, w, out, risk_of, lse)
+                write_outputs(w, out, risk_of, lse)
                 for i in range(count):
                     if w.is_outlier[i]:
                         outlier_rows[n_outliers] = order[start + i]
@@ -166,14 +166,14 @@ cdef class Field(Moments):
             return
         cdef Workspace w = self.take_workspace(n)
         with nogil:
-            load_queries(self, w, queries, &rows[0], n, self.scale)
+            load_queries(w, queries, &rows[0], n, self.scale)
             memset(w.is_outlier, 0, n)
-            attend_local_keys(self, w, local)
+            attend_local_keys(w, local)
             for i in range(n):
                 if self.lse is not None:
                     self.lse[rows[i]] = w.shift[i] + logf(w.sum[i])
                 w.row[i] = <int32_t>i
-            write_outputs(self, w, out, NULL, NULL)
+            write_outputs(w, out, NULL, NULL)
         self.workspaces.append(w)
 
     cdef void attend_loaded(self, Workspace w, float threshold, float reach, LocalKeys local) noexcept nogil:
@@ -184,10 +184,10 @@ cdef class Field(Moments):
         else:
             self.attend_far_cells(w, threshold, reach)
             if not self.keep_far:
-                reset_state(self, w)
+                reset_state(w)
         attend_near_cells(self, w)
         if local is not None:
-            attend_local_keys(self, w, local)
+            attend_local_keys(w, local)
 
     cdef Workspace take_workspace(self, Py_ssize_t n):
         """Take memory for n queries at once."""
@@ -199,7 +199,7 @@ cdef class Field(Moments):
             w = None
         if w is None or w.capacity < n:
             w = Workspace()
-            if not w.allocate(n, self.n_cells, self.cell_pad, self.dim, self.value_pad, self.n_directions,
+            if not w.allocate(n, self.n_cells, self.cell_pad, self.dim, self.width, self.n_directions,
                               self.deviation_pad, self.strays.width):
                 raise MemoryError("workspace of attention")
         w.touched, w.wanted = 0, NULL

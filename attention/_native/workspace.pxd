@@ -12,7 +12,8 @@ cdef enum:
 
 
 cdef class Workspace:
-    cdef Py_ssize_t capacity, n, block, n_pairs, touched
+    cdef Py_ssize_t capacity, n, block, n_pairs, touched, dim, width, value_pad
+    cdef float *zeros  # a bias of panels, and what queries are prepared with
     cdef int32_t *row
     cdef float *queries
     cdef float *shift
@@ -56,7 +57,7 @@ cdef class Workspace:
     cdef int32_t *limits
     cdef const uint8_t *wanted
 
-    cdef bint allocate(self, Py_ssize_t n, Py_ssize_t n_cells, Py_ssize_t cells, Py_ssize_t dim, Py_ssize_t value_pad,
+    cdef bint allocate(self, Py_ssize_t n, Py_ssize_t n_cells, Py_ssize_t cells, Py_ssize_t dim, Py_ssize_t width,
                        Py_ssize_t m, Py_ssize_t deviation_pad, Py_ssize_t strays) noexcept nogil
 
 

@@ -1,12 +1,15 @@
 """Memory for intermediate results while a field attends with some queries."""
 from libc.stdint cimport int32_t, uint8_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
+
+from dci._native.kernels cimport LANES
 
 
 cdef class Workspace:
     """Buffers of one thread; a field keeps them from call to call."""
 
     def __dealloc__(self):
+        free(self.zeros)
         free(self.row)
         free(self.queries)
         free(self.shift)
@@ -49,11 +52,14 @@ cdef class Workspace:
         free(self.panel)
         free(self.limits)
 
-    cdef bint allocate(self, Py_ssize_t n, Py_ssize_t n_cells, Py_ssize_t cells, Py_ssize_t dim, Py_ssize_t value_pad,
+    cdef bint allocate(self, Py_ssize_t n, Py_ssize_t n_cells, Py_ssize_t cells, Py_ssize_t dim, Py_ssize_t width,
                        Py_ssize_t m, Py_ssize_t deviation_pad, Py_ssize_t strays) noexcept nogil:
         """Get memory for n queries; cells is n_cells rounded up, as strays are. False if there is none left."""
         cdef Py_ssize_t n_blocks = (n + BLOCK - 1) // BLOCK
         cdef Py_ssize_t score_width = max(cells, <Py_ssize_t>TILE)
+        cdef Py_ssize_t value_pad = (width + LANES - 1) // LANES * LANES
+        self.dim, self.width, self.value_pad = dim, width, value_pad
+        self.zeros = <float *>calloc(max(dim, <Py_ssize_t>TILE), sizeof(float))
         self.row = <int32_t *>malloc(n * sizeof(int32_t))
         self.queries = <float *>malloc(n * dim * sizeof(float))
         self.shift = <float *>malloc(n * sizeof(float))
@@ -96,7 +102,7 @@ cdef class Workspace:
         self.panel = <float *>malloc(LOCAL_TILE * (dim + value_pad) * sizeof(float))
         self.limits = <int32_t *>malloc(n * sizeof(int32_t))
         self.capacity = n
-        return (self.row and self.queries and self.shift and self.sum and self.out and self.risk
+        return (self.zeros and self.row and self.queries and self.shift and self.sum and self.out and self.risk
                 and self.pointers and self.means
                 and self.projected and self.keys and self.values and self.shares and self.slopes and self.gaps
                 and self.is_apart and self.products and self.variances and self.apart_scores

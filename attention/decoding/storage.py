@@ -2,18 +2,21 @@
 
 from copy import copy
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dci._runtime.types import FloatArray
 
+from .._native.near_field import LocalKeys
+
 _LEAST_ROOM = 256
-_LARGEST = 1e12  # of a query: the squares that cells need do not overflow below it, at any key of an ordinary size
+LARGEST = 1e12  # of a query: the squares that cells need do not overflow below it, at any key of an ordinary size
 
 
 def usual(query: Tensor) -> Tensor:
     """Tell which queries cells can answer, (…, E) to (…), bool: finite ones, that do not spoil the mean of a block."""
-    return (query.abs() < _LARGEST).all(-1)
+    return (query.abs() < LARGEST).all(-1)
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -38,6 +41,11 @@ class Growing:
     def filled(self) -> Tensor:
         """The rows that there are, a view."""
         return self._rows[:, :, : self.length]
+
+    @property
+    def all_rows(self) -> Tensor:
+        """The rows that there are and the room behind them, until these are copied."""
+        return self._rows
 
     @property
     def room(self) -> int:
@@ -84,23 +92,25 @@ class Queries:
         batch, heads, group, _, width = self._ring.shape
         return batch, heads, group, width
 
-    def append(self, query: Tensor) -> None:
+    def append(self, query: FloatArray) -> None:
         """Remember queries (B, H, G, L, E)."""
-        query = query.detach()[:, :, :, -self._size :]
+        ring: FloatArray = self._ring.numpy()
+        query = query[:, :, :, -self._size :]
         length = query.shape[3]
         first = self.seen % self._size
         before_end = min(length, self._size - first)
-        self._ring[:, :, :, first : first + before_end] = query[:, :, :, :before_end]
+        ring[:, :, :, first : first + before_end] = query[:, :, :, :before_end]
         if before_end < length:
-            self._ring[:, :, :, : length - before_end] = query[:, :, :, before_end:]
+            ring[:, :, :, : length - before_end] = query[:, :, :, before_end:]
         self.seen += length
 
     def last(self, sequence: int, head: int, count: int) -> FloatArray:
         """Return the usual ones of the last `count` tokens, or of as many as there are, (tokens, G, E)."""
         count = min(count, self.seen, self._size)
-        places = torch.arange(self.seen - count, self.seen, device="cpu") % self._size
-        rows = self._ring[sequence, head][:, places].transpose(0, 1)
-        return rows[usual(rows).all(1)].contiguous().numpy()
+        places = np.arange(self.seen - count, self.seen) % self._size
+        ring: FloatArray = self._ring[sequence, head].numpy()  # threads of torch may take longer to begin than this
+        rows = np.ascontiguousarray(ring[:, places].transpose(1, 0, 2))
+        return rows[(np.abs(rows) < LARGEST).all((1, 2))]
 
     def select(self, indices: Tensor) -> "Queries":
         """Return a copy with these sequences."""
@@ -112,26 +122,48 @@ class Queries:
 
 
 class Recent:
-    """Float32 copies of the last keys and values, with the views that kernels take.
+    """The last keys and values of every sequence and head, as kernels attend to them.
+
+    Those of other dtypes than float32 are copied, once each.
 
     Parameters
     ----------
-    keys, values : Tensor of shape (B, H, any, E) and (B, H, any, Ev)
+    keys, values : Growing
+    count : int
+        Keys before these are not among them.
     room : int
-        How many of them there may be.
+        How many there may be before they are copied again.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
-        self.room = room
-        self._filled = 0
-        self._pair = [_empty((*x.shape[:2], room, x.shape[3]), torch.float32) for x in (keys, values)]
-        key, value = (x.flatten(0, 1).numpy() for x in self._pair)
-        self.heads: list[tuple[FloatArray, FloatArray]] = list(zip(key, value, strict=True))  # B * H of them
+    def __init__(self, keys: Growing, values: Growing, count: int, room: int) -> None:
+        self._sources, self._rows = (keys, values), (keys.all_rows, values.all_rows)
+        self._count, self._filled = count, count
+        self._copies: list[Tensor] = []
+        rows, self._first = list(self._rows), 0
+        if any(x.dtype != torch.float32 for x in self._rows):
+            rows = self._copies = [_empty((*x.shape[:2], room, x.shape[3]), torch.float32) for x in self._rows]
+            self._first = count
+        self._stop = self._first + rows[0].shape[2]
+        key, value = (x.flatten(0, 1).numpy() for x in rows)
+        self._pairs: list[tuple[FloatArray, FloatArray]] = list(zip(key, value, strict=True))  # B * H of them
+        self._stops = np.empty(0, np.int64)
+        self._local: list[LocalKeys] = []
 
-    def fill(self, keys: Tensor, values: Tensor) -> None:
-        """Copy what has come since the last time, of the recent keys and values alone."""
-        size = keys.shape[2]
-        if self._filled < size:
-            for rows, source in zip(self._pair, (keys, values), strict=True):
-                rows[:, :, self._filled : size] = source[:, :, self._filled :]
-        self._filled = size
+    def holds(self, n_keys: int) -> bool:
+        """Whether there is room for the keys up to these, and they are where they were."""
+        return n_keys <= self._stop and all(
+            rows is source.all_rows for rows, source in zip(self._rows, self._sources, strict=True)
+        )
+
+    def seen(self, n_keys: int, length: int) -> list[LocalKeys]:
+        """Return the keys of each head, of which the last `length` tokens see those up to their own."""
+        for copy_of, source in zip(self._copies, self._rows, strict=False):  # no copies, or of both
+            part = slice(self._filled - self._count, n_keys - self._count)
+            copy_of[:, :, part] = source[:, :, self._filled : n_keys]
+        self._filled = n_keys
+        if len(self._stops) != length:
+            self._stops = np.empty(length, np.int64)
+            boundary = self._count - self._first
+            self._local = [LocalKeys(key, value, self._stops, boundary) for key, value in self._pairs]
+        self._stops[:] = np.arange(n_keys - self._first - length + 1, n_keys - self._first + 1)
+        return self._local

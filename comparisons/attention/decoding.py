@@ -1,8 +1,9 @@
 """Decoding: one token after the other attends to many cached keys, which grow by one each time.
 
-Ours is `KeyValueIndex`: every token appends its key and value and attends, so what folding keys into cells takes from
-time to time is in the mean. What it takes to begin with, from the cached keys and the queries of the prompt's last
-tokens, is shown apart (``build``), as prefilling is. Exact attention reads preallocated keys and appends nothing.
+Ours is `KeyValueIndex`: every token appends its key and value and attends, so what folding keys into cells takes is in
+the mean; the longest token is shown beside the median. What it takes to begin with, from the cached keys and the
+queries of the prompt's last tokens, is shown apart (``build``), as prefilling is. Exact attention reads preallocated
+keys and appends nothing.
 """
 
 from __future__ import annotations

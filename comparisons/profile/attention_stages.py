@@ -15,9 +15,11 @@ import numpy as np
 
 from attention._core import dispatch, exact, head, heads, planning, sample
 from attention._native.far_field import Field
+from attention._native.growing_field import GrowingField
 from attention._native.moments import round_up
 from attention._native.workspace import BLOCK
 from attention.decoding import folding, key_value_index, prefix
+from attention.decoding.sample import TokenSample
 from comparisons.profile.clock import Amount, Clock, Replacement, counted, stage
 from dci._geometry import directions, kmeans
 
@@ -58,6 +60,10 @@ def _exact_rows(of: head.Head, rows: Any) -> Amount:
     stops = None if of.stops is None else of.stops[rows % of.length]
     pairs = len(rows) * of.n_keys if stops is None else int(stops.sum())
     return attended(pairs, of.field.dim, round_up(of.field.width))
+
+
+def _taken_exactly(of: TokenSample, _: Any, span: tuple[int, int]) -> Amount:
+    return attended(len(of.query) * (span[1] - span[0]), of.query.shape[1], of.field.width)
 
 
 def _sdpa(query: Any, key: Any, value: Any, mask: Any, scale: float, causal: bool) -> Amount:
@@ -155,23 +161,81 @@ class Timed:
         return self.scratch
 
 
+class TimedGrowing:
+    """What makes the calls of a growing field stages of a clock; goes before the class of the field."""
+
+    clock: Clock
+
+    def append(self, keys: Any, values: Any, cell_of: Any) -> None:
+        with self.clock.within("cells: keys added"):
+            super().append(keys, values, cell_of)
+        m, row = self.n_directions, round_up(self.n_directions) + round_up(self.width)
+        numbers = 2 * (self.dim + self.width) + row  # read, and written in cells
+        amount = Amount(2.0 * len(keys) * (m * (self.dim + row)), bytes=4.0 * len(keys) * numbers)
+        self.clock.count(amount, "cells: keys added")
+
+    def attend_rows(
+        self, queries: Any, rows: Any, threshold: float, out: Any, local: Any = None, risks: Any = None,
+        most_risks: Any = None,
+    ) -> int:  # fmt: skip
+        with self.clock.within(ATTENTION):
+            touched: int = super().attend_rows(queries, rows, threshold, out, local, risks, most_risks)
+        if self.clock.taking_apart and len(rows):
+            with self.clock.within(None):
+                parts = self._parts(queries, rows, threshold, np.empty_like(out), local, risks, most_risks)
+            self.clock.take_apart(ATTENTION, parts)
+        return touched
+
+    def _parts(
+        self, queries: Any, rows: Any, threshold: float, out: Any, local: Any, risks: Any, most_risks: Any
+    ) -> dict[str, tuple[float, Amount]]:
+        """Attend again in parts, each of which includes the next."""
+
+        def again(limit: float, local: Any, most: Any) -> tuple[float, int]:
+            begin = time.thread_time()
+            touched = super(TimedGrowing, self).attend_rows(queries, rows, limit, out, local, risks, most)
+            return time.thread_time() - begin, touched
+
+        width, values, m, n = self.dim, round_up(self.width), self.n_directions, len(rows)
+        whole = again(threshold, local, most_risks)
+        near = whole if local is None else again(threshold, None, most_risks)
+        cells = again(NONE_NEAR, None, None) if threshold >= 0 else (0.0, 0)
+        times = [whole[0], min(near[0], whole[0])]
+        times.append(min(cells[0], times[-1]))
+        own, close = whole[1] - near[1], near[1] - cells[1]  # pairs of a query and a key
+        amount = attended(close, width, values).and_also(Amount(bytes=4.0 * close * (width + values)))
+        parts = {": near keys": (times[1] - times[2], amount)}
+        if own:
+            parts[": recent keys"] = times[0] - times[1], attended(own, width, values)
+        if cells[1]:
+            numbers = self.n_cells * (width + m * (m + 1) // 2 + values)  # of the moments that every query reads
+            over_cells = Amount(2.0 * n * numbers, 2.0 * n * self.n_cells, 4.0 * numbers)
+            parts[": cells"] = times[2], over_cells
+        return parts
+
+
+def _growing_fields(clock: Clock, original: type[GrowingField]) -> type[GrowingField]:
+    """Return growing fields whose calls are stages."""
+    return type("TimedGrowingField", (TimedGrowing, original), {"clock": clock})
+
+
 def _fields(clock: Clock, original: type[Field]) -> type[Field]:
     """Return fields whose calls are stages."""
     return type("TimedField", (Timed, original), {"clock": clock})
 
 
-FIELD = (
-    Replacement(head, "Field", _fields),
+PLAN = (
     counted(planning, "multiply", product),
     stage(planning, "score_directions", "plan: directions"),
     stage(planning, "product_directions", "plan: directions"),
     stage(planning, "make_cells", "plan: cells"),
     stage(planning, "assign_cells", "plan: cells", inside="plan"),
-    stage(planning.HeadPlan, "cells_of", "cells: keys assigned"),
 )
 CALL = (
     *GEOMETRY,
-    *FIELD,
+    *PLAN,
+    Replacement(head, "Field", _fields),
+    stage(planning.HeadPlan, "cells_of", "cells: keys assigned"),
     stage(heads, "make_plan", "plan"),
     stage(planning.HeadPlan, "order", "queries ordered"),
     stage(sample.Sample, "__init__", "sample"),
@@ -184,13 +248,15 @@ CALL = (
 )
 DECODING = (
     *GEOMETRY,
-    *FIELD,
-    stage(prefix, "make_plan", "plan"),
-    stage(prefix.TokenSample, "__init__", "sample"),
-    stage(prefix.TokenSample, "search", "search"),
-    stage(prefix.TokenSample, "most_risk", "check"),
+    *PLAN,
+    Replacement(prefix, "GrowingField", _growing_fields),
+    stage(planning.HeadPlan, "cells_of_more", "cells: keys assigned"),
+    stage(prefix, "plan_steps", "plan"),
+    stage(TokenSample, "take_exact", "sample", _taken_exactly),
+    stage(TokenSample, "measure", "search"),
+    stage(TokenSample, "most_risk", "search"),
     stage(folding.FoldedKeys, "attend_folded", "step"),
-    stage(folding.FoldedKeys, "_copied", ": recent keys copied"),
+    stage(folding.FoldedKeys, "_seen", ": recent keys copied"),
     stage(key_value_index.KeyValueIndex, "append", "append"),
     stage(key_value_index.KeyValueIndex, "_remember", "queries remembered"),
 )

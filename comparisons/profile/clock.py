@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any, NamedTuple
 
 REST = "everything else"
@@ -154,7 +155,7 @@ def watched(clock: Clock, replacements: Sequence[Replacement]) -> Iterator[None]
 def stage(
     owner: Any, name: str, title: str, work: Callable[..., Amount] | None = None, inside: str = ""
 ) -> Replacement:
-    """Let a function be a stage of its own.
+    """Let a function be a stage of its own; of a generator, every step until the next `yield`.
 
     Parameters
     ----------
@@ -169,6 +170,9 @@ def stage(
     """
 
     def make(clock: Clock, original: Callable[..., Any]) -> Callable[..., Any]:
+        if isgeneratorfunction(original):
+            return _timed_steps(clock, original, title, work)
+
         @wraps(original)
         def timed(*arguments: Any, **named: Any) -> Any:
             if not clock.current.startswith(inside):
@@ -185,6 +189,25 @@ def stage(
         return timed
 
     return Replacement(owner, name, make, title)
+
+
+def _timed_steps(
+    clock: Clock, original: Callable[..., Any], title: str, work: Callable[..., Amount] | None
+) -> Callable[..., Any]:
+    @wraps(original)
+    def timed(*arguments: Any, **named: Any) -> Any:
+        steps, answer = original(*arguments, **named), None
+        while True:
+            with clock.within(title):
+                try:
+                    step = steps.send(answer)
+                except StopIteration as end:
+                    if work is not None:
+                        clock.count(work(*arguments, **named))
+                    return end.value
+            answer = yield step
+
+    return timed
 
 
 def counted(owner: Any, name: str, work: Callable[..., Amount]) -> Replacement:

@@ -1,6 +1,6 @@
 """Cells: groups of nearby rows, by a few rounds of k-means on a sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ _MANY_REGIONS = 12  # from which points find their cell through regions of cells
 _FIELD_OF_VIEW = 3  # a region looks at a third of the centres
 
 
-def make_cells(rows: FloatArray, n_cells: int, num_threads: int = 1) -> FloatArray:
-    """Choose the centres of cells for rows, (n_cells, d) float32.
+def make_cells(rows: FloatArray, n_cells: int, num_threads: int = 1) -> Generator[int, None, FloatArray]:
+    """Choose the centres of cells for rows, (n_cells, d) float32, one round after the other.
 
     Parameters
     ----------
@@ -30,12 +30,22 @@ def make_cells(rows: FloatArray, n_cells: int, num_threads: int = 1) -> FloatArr
     n_cells : int
     num_threads : int
 
+    Yields
+    ------
+    int
+        The multiply-adds of a round.
+
     Notes
     -----
     Three rounds of Lloyd's algorithm, O(n * n_cells * d): some 16 rows a cell are enough.
     """
-    with Work(num_threads) as work:
-        return k_means(np.ascontiguousarray(rows), min(n_cells, len(rows)), work)
+    rows = np.ascontiguousarray(rows)
+    centers = rows[:n_cells].copy()
+    for _ in range(_ROUNDS if len(centers) > 1 else 0):
+        with Work(num_threads) as work:
+            _improve(centers, rows, work)
+        yield len(rows) * centers.size
+    return centers
 
 
 def assign_cells(rows: FloatArray, centers: FloatArray, num_threads: int = 1) -> tuple[IdArray, FloatArray]:
@@ -57,21 +67,24 @@ def k_means(sample: FloatArray, n_centers: int, work: Work) -> FloatArray:
     """Centres by a few rounds of Lloyd's algorithm from the first rows, (n_centers, M)."""
     sample = np.ascontiguousarray(sample)
     centers = sample[:n_centers].copy()
-    if n_centers < 2:
-        return centers
+    for _ in range(_ROUNDS if n_centers > 1 else 0):
+        _improve(centers, sample, work)
+    return centers
+
+
+def _improve(centers: FloatArray, sample: FloatArray, work: Work) -> None:
+    """Do one round of Lloyd's algorithm."""
     cell_of = np.empty(len(sample), np.int32)
     gap = np.empty(len(sample), np.float32)
-    for _ in range(_ROUNDS):
-        panels, bias = center_panels(centers)
+    panels, bias = center_panels(centers)
 
-        def assign(block: tuple[int, int], panels: FloatArray = panels, bias: FloatArray = bias) -> None:
-            part = slice(*block)
-            nearest(sample[part], panels, bias, cell_of[part], gap[part])
+    def assign(block: tuple[int, int]) -> None:
+        part = slice(*block)
+        nearest(sample[part], panels, bias, cell_of[part], gap[part])
 
-        work.run(assign, even_blocks(len(sample), BLOCK, work.num_threads))
-        filled, means = cell_means(sample, cell_of, n_centers)
-        centers[filled] = means  # a cell that lost all its rows keeps its centre
-    return centers
+    work.run(assign, even_blocks(len(sample), BLOCK, work.num_threads))
+    filled, means = cell_means(sample, cell_of, len(centers))
+    centers[filled] = means  # a cell that lost all its rows keeps its centre
 
 
 def cell_means(rows: FloatArray, cell_of: IdArray, n_cells: int) -> tuple[npt.NDArray[np.intp], FloatArray]:

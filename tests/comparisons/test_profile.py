@@ -66,6 +66,27 @@ def test_a_stage_may_be_asked_for_inside_another_alone(ticking):
     assert clock.seconds == {REST: 3, "outside": 1, "inside": 4}
 
 
+def test_steps_of_a_generator_are_a_stage(ticking):
+    module, clock = engine(ticking), Clock()
+
+    def steps(n):
+        ticking(n)
+        got = yield n
+        ticking(got)
+        return got
+
+    module.steps = steps
+    with watched(clock, (stage(module, "steps", "steps", lambda n: Amount(flops=n)),)), clock.running():
+        running = module.steps(3)
+        assert next(running) == 3
+        ticking(10)
+        with pytest.raises(StopIteration) as end:
+            running.send(5)
+    assert end.value.value == 5
+    assert clock.seconds == {REST: 10, "steps": 8}
+    assert clock.work == {"steps": Amount(flops=3)}
+
+
 def test_what_is_called_again_takes_no_time(ticking):
     clock = Clock()
     with clock.running(), clock.within("stage"):
@@ -140,8 +161,8 @@ def test_every_workload_has_its_stages(profiled):
     expected = {
         "heads-4k": {"plan", "plan: cells", "queries ordered", "search: far cells", "run: near keys", "check"},
         "causal-16k": {"search: recent keys", "search: linear forms", "sample: exact rows", "cells: moments"},
-        "step": {"step: linear forms", "step: recent keys", "append", "queries remembered"},
-        "fold": {"sample: near keys", "search: far cells", "cells: keys packed", "plan: directions"},
+        "step": {"step: cells", "step: recent keys", "append", "queries remembered"},
+        "fold": {"sample", "search: cells", "search: near keys", "cells: keys added", "plan: directions"},
         "fit-manifold": {"directions", "cells: centres", "cells: points assigned", "calibration: true neighbours"},
         "batch-manifold": {"search: points scanned", "search: cells chosen", "search: candidates compared"},
         "single-manifold": {"search: points scanned", "search: queries projected"},

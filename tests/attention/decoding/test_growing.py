@@ -196,7 +196,8 @@ def test_few_keys_and_unknown_queries_are_attended_to_exactly(exactly):
     for i in range(380, 400):
         index.append(key[:, :, i : i + 1], value[:, :, i : i + 1])
         index.attend(query[:, :, i : i + 1])
-        assert (index.report().folded > 0) == (i >= 395)
+        assert index.report().folded == 0 or i >= 395
+    assert index.report().folded > 0  # they took some tokens
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 5])
