@@ -52,7 +52,7 @@ WORDS = Task(
     Config(words.words_vocab(), words.WORDS, width=64, heads=2, rotated=0.25, taps=2),
     words.words,
     (Stage(256, 16, 400, 4e-3), Stage(1_024, 4, 200), Stage(4_096, 1, 60, 1e-3)),
-    (4_096, 8_192, 16_384, 32_768), 16_384, 4,
+    (4_096, 8_192, 16_384, 32_768), 16_384, 8,
 )  # fmt: skip
 VARIABLES = Task(
     "variables", "variables named after others, asked for at the end (RULER)", "values found",

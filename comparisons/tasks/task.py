@@ -89,7 +89,7 @@ class Task:
     at : int
         The length of them at which the rivals, and all tolerances, are tried.
     sequences : int
-        To evaluate at this length and at shorter ones; of longer ones fewer, of as many tokens.
+        To evaluate at this length; of shorter ones more, of longer ones fewer, of as many tokens.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Task:
 
     def count(self, length: int) -> int:
         """Return how many sequences of a length are evaluated."""
-        return max(1, self.sequences * self.at // max(self.at, length))
+        return max(1, self.sequences * self.at // length)
 
     def held_out(self, length: int, sequence: int) -> Batch:
         """Return one sequence that training has not seen."""

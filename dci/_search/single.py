@@ -47,7 +47,7 @@ class Way:
         self.most = EXTREME * max(engine.exact.absmax, 1e-30)
 
     def answer(self, query: FloatArray, absmax: float) -> Neighbors:
-        """Answer a query, (1, d) float32 and finite."""
+        """Answer a query, (1, d) float32 and finite, with (1, k) each."""
         k = self._k
         distances: FloatArray = np.empty((1, k), np.float32)
         indices: IndexArray = np.empty((1, k), np.int64)
@@ -61,33 +61,35 @@ class Way:
         cell_search.search(self._cells, coordinates, self._visits, self._use_max, reservoirs)
         rescore(self._points, query, reservoirs, self._cells.arrays.ids, None, distances, indices)
         self._spare.append(reservoirs)
-        found = indices[0]
         if self._ids is not None:
-            found = np.where(found < 0, -1, self._ids[found])
-        return Neighbors(distances[0], found)
+            indices = np.where(indices < 0, -1, self._ids[indices])
+        return Neighbors(distances, indices)
 
 
 def answer_one(version: Version, query: Any, k: Any, recall: Any) -> Neighbors | None:
-    """Answer one query, (d,) float32 in one piece; None where it takes the way of batches, or an error.
+    """Answer one query, (d,) or (1, d) float32 in one piece; None where it takes the way of batches, or an error.
 
     The answer is the same.
     """
-    if type(query) is not np.ndarray or query.dtype is not _FLOAT32 or query.ndim != 1:
+    if type(query) is not np.ndarray or query.dtype is not _FLOAT32:
+        return None
+    row = query[np.newaxis] if query.ndim == 1 else query
+    if row.ndim != 2 or len(row) != 1:
         return None
     way = version.ways.get((k, recall)) if type(k) is int else None
     if way is None:
         way = _way(version, k, recall)
         if way is None:
             return None
-    flags = query.flags
-    if len(query) != way.dim or not flags.c_contiguous or not flags.aligned:
+    flags = row.flags
+    if row.shape[1] != way.dim or not flags.c_contiguous or not flags.aligned:
         return None
-    row = query[np.newaxis]
     first_bad, absmax = survey(row)
     if first_bad >= 0 or absmax > way.most:
         return None
     version.demand.queries += 1
-    return way.answer(row, absmax)
+    found = way.answer(row, absmax)
+    return found.first if query.ndim == 1 else found
 
 
 def _way(version: Version, k: Any, recall: Any) -> Way | None:

@@ -18,7 +18,7 @@ SMOLLM2_DATA = (
     "smollm2", "smollm2-docstrings", "smollm2-bfloat16", "smollm2-needles", "smollm2-lines", "smollm2-decoding",
 )  # fmt: skip
 LENGTHS = {"smollm2": (8_192, 16_384, 32_768)}  # others: 8,192
-AT = 8_192  # where the rivals are tried
+AT = 8_192  # where the rivals, and all tolerances, are tried
 JUDGED = 16_384  # beyond that, the errors of heads would take longer to find than all else
 PROMPTS, CONTINUED, CONTINUATIONS = 2, 64, 2
 DOCUMENTS = {512: 48, 4_096: 24, 8_192: 12}  # by their length
@@ -56,7 +56,7 @@ def _smollm2(suite: Suite, run: Run, name: str, options: Options) -> None:
                 text = texts.TEXTS["docstrings" if kind == "docstrings" else "documentation"]()
                 tokens = smollm2.tokens(tokenizer, text, length)
                 asked = Reading(model, tokens, run.threads, judge=length <= JUDGED)
-            _compare(suite, options, bench, asked, rivals=name == "smollm2" and length == AT)
+            _compare(suite, options, bench, asked, closely=name == "smollm2" and length == AT)
 
 
 def _continued(model: Any, tokenizer: Any, length: int, smoke: bool) -> list[Any]:
@@ -101,7 +101,7 @@ def _mgm(suite: Suite, run: Run, name: str, options: Options) -> None:
         more = {"attention_mask": tokens.new_ones(tokens.shape)} if across else {}
         asked = Reading(model, tokens, run.threads, unasked=mgm.BEGIN, position_ids=places, **more)
         last = across and length == max(lengths)
-        _compare(suite, options, Bench(run, suite.name, name, length), asked, knob=last, rivals=last)
+        _compare(suite, options, Bench(run, suite.name, name, length), asked, closely=last)
 
 
 def _compare(
@@ -110,16 +110,15 @@ def _compare(
     bench: Any,
     asked: Any,
     causal: bool = True,
-    knob: bool = False,
-    rivals: bool = False,
+    closely: bool = False,
 ) -> None:
-    """Measure exact attention and ours, with `knob` at all tolerances, and with `rivals` those too."""
+    """Measure exact attention and ours; `closely`: at all tolerances, and the rivals too."""
     from comparisons.tasks import contenders
 
     chosen = {rival.key for rival in suite.chosen(replace(options, rivals=options.rivals or FEW))} | {"exact"}
-    tolerances = [*contenders.TOLERANCES, *(t for t in contenders.KNOB if knob and t not in contenders.TOLERANCES)]
+    tolerances = [*contenders.TOLERANCES, *(t for t in contenders.KNOB if closely and t not in contenders.TOLERANCES)]
     found = [contenders.EXACT, *(contenders.ours(tolerance, forced=options.smoke) for tolerance in tolerances)]
-    found += contenders.rivals(bench.length, causal) if rivals else []
+    found += contenders.rivals(bench.length, causal) if closely else []
     for contender in found:
         if contender.rival.key in chosen:
             key = f"{contender.method} {contender.settings}"

@@ -29,6 +29,9 @@ def assert_as_in_a_batch(index, Q, k=10, **arguments):
             np.testing.assert_array_equal(one.indices, batch.indices[i], err_msg=f"turn {turn}, query {i}")
             np.testing.assert_array_equal(one.distances, batch.distances[i])
             assert one.indices.dtype == np.int64
+            alone = index.query(Q[i : i + 1], k, **arguments)
+            np.testing.assert_array_equal(alone.indices, batch.indices[i : i + 1])
+            np.testing.assert_array_equal(alone.distances, batch.distances[i : i + 1])
 
 
 @pytest.mark.parametrize("params", [{}, {"ranking": "max"}, {"n_composite": 2}, {"store": "int8"}, {"n_levels": 1}])
@@ -58,7 +61,10 @@ def test_it_is_taken(rows):
     assert answer_one(index._version, rows[3000], 10, None) is not None
     assert answer_one(index._version, rows[3000], 10, 0.5) is not None
     assert answer_one(index._version, rows[3000], 3000, None) is None
-    assert answer_one(index._version, rows[3000:3001], 10, None) is None
+    assert answer_one(index._version, rows[3000:3001], 10, None).indices.shape == (1, 10)
+    assert answer_one(index._version, rows[3000:3002], 10, None) is None
+    assert answer_one(index._version, rows[3000:3001, None], 10, None) is None
+    assert answer_one(index._version, rows[3000:3000], 10, None) is None
 
 
 def test_queries_are_counted(rows):
