@@ -18,11 +18,12 @@ cdef class Moments:
     cdef float[:, :, :, ::1] sigma
     cdef float[:, :, :, ::1] gamma
     cdef float[:, :, ::1] squares
-    cdef float[::1] mean_value, log_counts, no_bias, value_squares, spreads
+    cdef float[::1] mean_value, log_counts, no_bias, value_squares, spreads, lines
     cdef float mean_count, mean_spread
     cdef const float[:, ::1] for_keys, for_queries
     cdef float[:, :, ::1] query_panels
-    cdef float[:, ::1] covariance, lifted, mean_sigma
+    cdef float[:, ::1] mean_sigma
+    cdef float[:, :, ::1] covariances, lifted
     cdef bint projected, second_order
 
     cdef void pack(self, Py_ssize_t c, float *buffer) noexcept nogil
@@ -31,5 +32,5 @@ cdef class Moments:
     cdef void spread(self, float total) noexcept nogil
     cdef bint take(self, Py_ssize_t c, Py_ssize_t boundary) noexcept nogil
     cdef void close(self, Py_ssize_t panel) noexcept nogil
-    cdef void pack_covariances(self, Py_ssize_t panel) noexcept nogil
-    cdef void lift(self, Py_ssize_t c, float share) noexcept nogil
+    cdef void covary(self, Py_ssize_t c, float *out) noexcept nogil
+    cdef void lift(self, const float *covariances) noexcept nogil

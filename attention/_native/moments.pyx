@@ -82,9 +82,10 @@ cdef class Moments:
         self.value_squares = np.zeros(cells, np.float32)
         self.spreads = np.zeros(self.cell_pad, np.float32)
         self.no_bias = np.zeros(max(self.cell_pad * self.dim, self.value_pad * m, TILE) + LANES, np.float32)
-        self.covariance = np.zeros((m, self.deviation_pad), np.float32)
+        self.covariances = np.zeros((LANES, m, self.deviation_pad), np.float32)
+        self.lines = np.zeros(m * LANES, np.float32)
         self.mean_sigma = np.zeros((self.dim, self.deviation_pad), np.float32)
-        self.lifted = np.zeros((self.dim, self.deviation_pad), np.float32)
+        self.lifted = np.zeros((LANES if self.projected else 0, self.dim, self.deviation_pad), np.float32)
         cdef float[:, ::1] buffer = np.empty((LANES, self.dim), np.float32)
         with nogil:
             for c in range(self.n_cells + 1):
@@ -162,9 +163,8 @@ cdef class Moments:
     cdef void average(self) noexcept nogil:
         """Mean of the cells' sigma, weighed by their counts."""
         cdef Py_ssize_t c, e, k, panel, lane
-        cdef float share, total = 0
+        cdef float total = 0
         cdef float shares[LANES]
-        cdef float *sigma
         for c in range(self.n_cells):
             total += self.count[c]
         memset(&self.mean_sigma[0, 0], 0, self.dim * self.deviation_pad * sizeof(float))
@@ -177,11 +177,7 @@ cdef class Moments:
                 shares[lane] = self.count[c] / total if c < self.n_cells else 0
             for e in range(self.dim):
                 for k in range(self.n_directions):
-                    sigma = &self.sigma[panel, e, k, 0]
-                    share = 0
-                    for lane in range(LANES):
-                        share += shares[lane] * sigma[lane]
-                    self.mean_sigma[e, k] += share
+                    self.mean_sigma[e, k] += <float>table().dot(shares, &self.sigma[panel, e, k, 0], LANES)
 
     cdef void spread(self, float total) noexcept nogil:
         """Mean squared distance of all values to their mean, and by how much a cell's are farther, as a factor."""
@@ -256,54 +252,49 @@ cdef class Moments:
         return True
 
     cdef void close(self, Py_ssize_t panel) noexcept nogil:
-        """Covariances of the deviations in a panel of cells, from m to E coordinates where they are projected."""
-        cdef Py_ssize_t c, k, j, first, lane, count, m = self.n_directions
-        cdef float share, mean
-        cdef float *gap
-        cdef float *row
+        """Covariances of the deviations in a panel of cells, from m to E coordinates where they are projected.
+
+        They are computed cell by cell and then transposed, since storing them lane by lane would miss the cache.
+        """
+        cdef Py_ssize_t m = self.n_directions, pad = self.deviation_pad, size = m * pad, lane, c, e, j, k
+        cdef float *covariances = &self.covariances[0, 0, 0]
+        cdef float *squares = &self.squares[panel, 0, 0]
+        cdef float *lines
+        for lane in range(LANES):
+            c = panel * LANES + lane
+            if c < self.n_cells and self.count[c]:
+                self.covary(c, covariances + lane * size)
+            else:
+                memset(covariances + lane * size, 0, size * sizeof(float))
+        for k in range(m):
+            lines = &self.lines[0] if self.projected else &self.sigma[panel, k, 0, 0]
+            table().transpose(covariances + k * pad, size, m, lines)
+            # What a product of two coordinates, once for both orders, counts in a variance.
+            for j in range(k * LANES):
+                squares[j] = 2 * lines[j]
+            memcpy(squares + k * LANES, lines + k * LANES, LANES * sizeof(float))
+            squares += (k + 1) * LANES
         if self.projected:
-            for c in range(panel * LANES, min(self.n_cells, (panel + 1) * LANES)):
-                if self.count[c]:
-                    self.lift(c, <float>1 / self.count[c])
-            return
-        for k in range(m):
-            for first from 0 <= first < m by LANES:
-                count = min(<Py_ssize_t>LANES, m - first)
-                for lane in range(min(<Py_ssize_t>LANES, self.n_cells - panel * LANES)):
-                    c = panel * LANES + lane
-                    if not self.count[c]:
-                        continue
-                    share = <float>1 / self.count[c]
-                    gap = &self.first[c, self.value_pad]
-                    row = &self.second[c, k, self.value_pad]
-                    mean = gap[k] * share
-                    for j in range(first, first + count):
-                        self.sigma[panel, j, k, lane] = (row[j] - gap[j] * mean) * share
-        self.pack_covariances(panel)
+            self.lift(covariances)
+            for e in range(self.dim):
+                table().transpose(&self.lifted[0, e, 0], self.dim * pad, m, &self.sigma[panel, e, 0, 0])
 
-    cdef void pack_covariances(self, Py_ssize_t panel) noexcept nogil:
-        """Keep what a product of two coordinates, once for both orders, counts in a variance."""
-        cdef Py_ssize_t j, k, lane, pair = 0
-        for k in range(self.n_directions):
-            for j in range(k + 1):
-                for lane in range(LANES):
-                    self.squares[panel, pair, lane] = self.sigma[panel, j, k, lane] * (1 if j == k else 2)
-                pair += 1
-
-    cdef void lift(self, Py_ssize_t c, float share) noexcept nogil:
-        """sigma = for_queries @ covariance of the projected deviations, from m to E coordinates."""
-        cdef Py_ssize_t m = self.n_directions, pad = self.deviation_pad, lane = c % LANES, panel = c // LANES, e, j, k
-        cdef Py_ssize_t pair = 0
+    cdef void covary(self, Py_ssize_t c, float *out) noexcept nogil:
+        """Covariances of a cell's deviations, (m, deviation_pad)."""
+        cdef Py_ssize_t m = self.n_directions, j, k
+        cdef float share = <float>1 / self.count[c], mean
         cdef float *gap = &self.first[c, self.value_pad]
-        cdef float *lifted = &self.lifted[0, 0]
+        cdef float *row
         for k in range(m):
+            row, mean = &self.second[c, k, self.value_pad], gap[k] * share
             for j in range(m):
-                self.covariance[k, j] = (self.second[c, k, self.value_pad + j] - gap[j] * gap[k] * share) * share
-            for j in range(k + 1):
-                self.squares[panel, pair, lane] = self.covariance[k, j] * (1 if j == k else 2)
-                pair += 1
-        memset(lifted, 0, self.dim * pad * sizeof(float))
-        table().combine(&self.for_queries[0, 0], m, 1, self.dim, m, &self.covariance[0, 0], pad, pad, lifted, pad)
-        for e in range(self.dim):
-            for k in range(m):
-                self.sigma[panel, e, k, lane] = lifted[e * pad + k]
+                out[j] = (row[j] - gap[j] * mean) * share
+            out += self.deviation_pad
+
+    cdef void lift(self, const float *covariances) noexcept nogil:
+        """lifted = for_queries @ covariances of the projected deviations, from m to E coordinates, for a panel."""
+        cdef Py_ssize_t m = self.n_directions, pad = self.deviation_pad, lane
+        memset(&self.lifted[0, 0, 0], 0, LANES * self.dim * pad * sizeof(float))
+        for lane in range(LANES):
+            table().combine(&self.for_queries[0, 0], m, 1, self.dim, m, covariances + lane * m * pad, pad, pad,
+                            &self.lifted[lane, 0, 0], pad)
