@@ -16,6 +16,7 @@ TABLES = (
     ("With exact attention, and what `dci_attention` keeps of it", tables_tasks.summary),
     ("What a sequence takes: attention, the whole model, and memory", tables_tasks.costs),
     ("Where the model's time goes, and how much faster it could be and is", tables_tasks.ceilings),
+    ("Where heads are left to exact attention, why, and what that costs", tables_tasks.fallbacks),
     ("Rivals without retraining, beside `dci_attention` at its default", tables_tasks.rivals),
     ("Language models: where the time goes, and how near their next tokens are", tables_pretrained.parts),
     ("Generating, token after token, through `DCICache`", tables_tasks.decoding),

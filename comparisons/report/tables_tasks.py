@@ -99,6 +99,21 @@ def ceilings(rows: Sequence[Row]) -> Table:
     return table
 
 
+def fallbacks(rows: Sequence[Row]) -> Table:
+    """Return where ours left heads to exact attention, why, and what attention took then."""
+    table = [["task", "length", "tolerance", "heads left", "why", "exact / ours"]]
+    for data, length in _places(rows):
+        some = select(rows, data=data, length=length)
+        for tolerance in KEPT:
+            for row in of_ours(some, tolerance):
+                if row["forced"] or not row.get("reasons"):
+                    continue
+                why = ", ".join(sorted(row["reasons"], key=row["reasons"].get, reverse=True))
+                cells = [data, f"{length:,}", f"{tolerance:g}", f"{1 - row['approximated']:.0%}", why]
+                table.append([*cells, _times(attention_ratio(some, row, EXACT))])
+    return table
+
+
 def _each(row: Row, what: str) -> float:
     """Return the seconds of a sequence."""
     total = statistics.median(row[what]) if what == "seconds" else row[what]

@@ -87,7 +87,7 @@ def of_tasks():
                 "approximated": 0.5,
             }
             one |= {"forced": False, "causal": True, "worst": 0.04, "worst_layer": 1, "peak_bytes": 1_000_000}
-            one |= {"reasons": {}, "mlp_seconds": 0.25, "sequences": 2, "items": 40}
+            one |= {"reasons": {"few": 1, "pays": 3}, "mlp_seconds": 0.25, "sequences": 2, "items": 40}
             one |= {"metric": "values recalled", "accuracy": 0.8 * kept, "exact_accuracy": 0.8, "kept": kept}
             rows += [one, one | {"suite": "task_lm", "data": "lm", "perplexity": 4.0, "growth": 0.001}]
     for method, options in (("torch exact", {}), ("DCICache 0.05", {"tolerance": 0.05})):
@@ -248,6 +248,7 @@ def test_the_page_of_tasks_is_written_between_its_marks(tmp_path):
     # Of 2 s attention takes one and the MLP a quarter; two sequences share them.
     (line,) = [line for line in text.splitlines() if line.startswith("| mqar | 4,096 ") and "2.00 x" in line]
     assert [cell.strip() for cell in line.split("|")][3:8] == ["1 s", "50%", "12%", "38%", "2.00 x"]
+    assert re.search(r"\| mqar +\| 4,096 +\| 0.05 +\| 50% +\| pays, few +\| 0.20 x", text)
     assert "Asked, and not reached" in text
 
 
