@@ -15,8 +15,8 @@ class HeadReport:
     share : float
         `keys_touched` as a share of the keys that a query may see, on average.
     error : float
-        Relative L2 error of the head's output, estimated from some 130 queries that were computed exactly; 0.0 where
-        all were.
+        Relative L2 error of a query head's output, the largest of those that share the keys, estimated from some 130
+        queries of each that were computed exactly; 0.0 where all were.
     seconds : float
         Wall time; work on several heads at once is shared out evenly.
     reason : str
@@ -27,10 +27,10 @@ class HeadReport:
 
     Notes
     -----
-    The bound has a confidence of 99 % for a head, by the central limit theorem with a correction for skewness; queries
-    that the kernels suspect of larger errors, and those with larger outputs, are more likely to be looked at. It covers
-    the error of the head as a whole: the error of a single query can be larger. It does not cover queries whose error
-    is far beyond that of all that were looked at and that nothing made suspicious.
+    The bound has a confidence of 99 % for a query head, by the central limit theorem with a correction for skewness;
+    queries that the kernels suspect of larger errors, and those with larger outputs, are more likely to be looked at.
+    It covers the error of the query head as a whole: the error of a single query can be larger. It does not cover
+    queries whose error is far beyond that of all that were looked at and that nothing made suspicious.
     """
 
     method: str

@@ -13,11 +13,13 @@ from .bounds import estimate_sum, row_probabilities
 from .head import ALL_NEAR, Head, Segment
 from .threshold_search import Look, ThresholdSearch, follow, search_size
 
+Squares = npt.NDArray[np.float64]
 MomentsState = tuple[tuple[float, float], tuple[FloatArray, ...]]
 
 # To measure these anew: python -m comparisons run --suite attention_truth
 _SEGMENTS = 4
 _BLOCKS = 16
+# Each for every query head that shares the keys:
 _ROWS = 2  # of a block
 _CHECKED = 96  # rows of the output, beside those of the search, and as often as
 _RISKIEST = 32
@@ -28,6 +30,8 @@ _FIRST = 0.04  # threshold
 _MOST, _MOST_OF_TOLERANCE = 0.4, 9.0
 _SEARCH = ThresholdSearch(least=1e-4, most=_MOST, looks=7, slope=0.35)
 _NONE_NEAR, _SIZE_LOOKS = 1e6, 14
+_LEAST_WHOLE = 0.25  # of the output's size, that its estimate is believed to be at least
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Sample:
         wanted = np.zeros(len(chosen), np.uint8)
         for start in range(0, len(chosen), BLOCK):
             size = min(BLOCK, len(chosen) - start)
-            wanted[start + self.rng.choice(size, min(size, _ROWS), replace=False)] = 1
+            wanted[start + self.rng.choice(size, min(size, _ROWS * self.head.group), replace=False)] = 1
         return chosen, wanted
 
     def measure(self, threshold: float) -> Look:
@@ -85,7 +89,9 @@ class Sample:
                 head.field.restore(part.state)
             touched += head.attend_segment(part.rows, part.segment, threshold, self.out, part.wanted)
             touched -= int((part.wanted == 0).sum()) * head.field.n_cells
-        error = relative_error(self.out[self.chosen], self.exact)
+        query_head = self.chosen // head.length
+        off = np.bincount(query_head, squared_norms(self.out[self.chosen] - self.exact))
+        error = float(np.sqrt(off / np.maximum(np.bincount(query_head, squared_norms(self.exact)), _TINY)).max())
         return Look(threshold, error, error, touched / len(self.chosen))
 
     def search(self, tolerance: float, most: float) -> Look:
@@ -122,35 +128,57 @@ class Sample:
     def check(self, out: FloatArray, tolerance: float = 1.0) -> tuple[float, float]:
         """Relative L2 error of an output (G * L, Ev) that `Head.run` has written, and its upper bound.
 
-        The riskiest rows are computed exactly first, as one of them may hold most of the error. Of the others some are
-        looked at; more, where the bound alone is beyond the tolerance. All that were are exact from then on; the bound
-        counts what they were.
+        Both are those of the worst query head. The riskiest rows are computed exactly first, as one of them may hold
+        most of the error. Of the others some are looked at; more, where the bound alone is beyond the tolerance. All
+        that were are exact from then on; the bound counts what they were.
         """
-        risks = self.head.risks
-        riskiest = np.argpartition(risks, -_RISKIEST)[-_RISKIEST:] if len(risks) > _RISKIEST else np.arange(len(risks))
+        group, length = self.head.group, self.head.length
+        sizes = squared_norms(out)
+        # Everything is a share of what its query head's output has.
+        risks = self.head.risks / self._wholes(sizes)
+        most = _RISKIEST * group
+        riskiest = np.argpartition(risks, -most)[-most:] if len(risks) > most else np.arange(len(risks))
         first: IdArray = np.sort(riskiest[risks[riskiest] > 0]).astype(np.int32)
         out[first] = self.head.exact_rows(first)
         risks[first] = 0
-        sizes = squared_norms(out)
-        chances = row_probabilities(risks, sizes)
+        sizes[first] = squared_norms(out[first])
+        wholes = self._wholes(sizes)
+        chances = row_probabilities(risks, sizes / wholes)
         if not chances.any():
             return 0.0, 0.0
-        drawn, exact, total = self.chosen, self.exact, max(float(sizes.sum()), float(np.finfo(np.float32).tiny))
+        drawn, exact = self.chosen, self.exact
         for looks in range(1, _CHECKS + 1):
-            rows = self.rng.choice(len(out), _CHECKED, p=chances).astype(np.int32)
+            rows = self.rng.choice(len(out), _CHECKED * group, p=chances).astype(np.int32)
             some, places = np.unique(rows, return_inverse=True)
             drawn, exact = np.concatenate([drawn, rows]), np.concatenate([exact, self.head.exact_rows(some)[places]])
             # The rows of the search count as well: they were drawn evenly.
-            share = looks * _CHECKED / len(drawn)
+            share = looks * _CHECKED * group / len(drawn)
             probabilities = share * chances[drawn] + (1 - share) / self.n_far
-            error = estimate_sum(squared_norms(out[drawn] - exact), probabilities)
-            larger = estimate_sum(squared_norms(exact) - sizes[drawn], probabilities)
-            estimate = math.sqrt(error.total / max(total + larger.total, 0.25 * total))
-            bound = math.sqrt(error.upper / max(total + larger.lower, 0.25 * total))
+            errors = squared_norms(out[drawn] - exact) / wholes[drawn]
+            larger = (squared_norms(exact) - sizes[drawn]) / wholes[drawn]
+            found = [self._estimate(drawn // length == g, errors, larger, probabilities) for g in range(group)]
+            estimate, bound = (max(values) for values in zip(*found, strict=True))
             if bound <= tolerance or estimate > _HOPEFUL * tolerance:
                 break
         out[drawn] = exact
         return estimate, bound
+
+    @staticmethod
+    def _estimate(
+        counts: npt.NDArray[np.bool_], errors: Squares, larger: Squares, probabilities: Squares
+    ) -> tuple[float, float]:
+        """Estimate the relative error of the rows that count, of all drawn ones, and bound it."""
+        error = estimate_sum(np.where(counts, errors, 0.0), probabilities)
+        more = estimate_sum(np.where(counts, larger, 0.0), probabilities)
+        return (
+            math.sqrt(error.total / max(1 + more.total, _LEAST_WHOLE)),
+            math.sqrt(error.upper / max(1 + more.lower, _LEAST_WHOLE)),
+        )
+
+    def _wholes(self, sizes: Squares) -> Squares:
+        """Squared norm of the output of the query head of each row, (G * L,), given those of rows."""
+        sums: Squares = sizes.reshape(self.head.group, self.head.length).sum(1)
+        return np.maximum(sums, _TINY).repeat(self.head.length)
 
 
 def _saves_little(good: Look | None, bad: Look | None) -> bool:
@@ -158,14 +186,9 @@ def _saves_little(good: Look | None, bad: Look | None) -> bool:
     return good is not None and bad is not None and good.touched < 1.2 * bad.touched
 
 
-def squared_norms(rows: FloatArray) -> npt.NDArray[np.float64]:
+def squared_norms(rows: FloatArray) -> Squares:
     """Squared norms of rows, (n,) float64, also where they are beyond float32."""
-    norms: npt.NDArray[np.float64] = np.einsum("ij,ij->i", rows, rows).astype(np.float64)
+    norms: Squares = np.einsum("ij,ij->i", rows, rows).astype(np.float64)
     if not np.isfinite(norms).all():
         norms = np.square(rows, dtype=np.float64).sum(1)
     return norms
-
-
-def relative_error(out: FloatArray, exact: FloatArray) -> float:
-    """‖out − exact‖ / ‖exact‖, with the smallest float in place of a zero norm."""
-    return float(np.linalg.norm(out - exact) / max(float(np.linalg.norm(exact)), float(np.finfo(np.float32).tiny)))

@@ -59,6 +59,23 @@ class TestFullBudget:
         torch.testing.assert_close(out, exact(*tensors, scale=scale), atol=1e-5, rtol=1e-5)
 
 
+class TestQueryHeads:
+    """Each query head keeps the tolerance, not only all that share keys together."""
+
+    @pytest.mark.parametrize("is_causal", [False, True])
+    def test_one_that_is_unlike_the_others(self, is_causal):
+        query, key, value = (torch.stack(some, 1) for some in zip(*(smooth(4000, seed=s) for s in (0, 1)), strict=True))
+        value = value - value.mean(-2, keepdim=True)
+        # The first is diffuse, its output small: of all together, its errors are a small part.
+        query = torch.stack([factor * query for factor in (0.2, 2.0, 2.0, 2.0, 2.0)], 2).flatten(1, 2)
+        arguments = {"is_causal": is_causal, "enable_gqa": True}
+        out, report = dci_attention(query, key, value, options=ALWAYS, return_report=True, **arguments)
+        expected = exact(query, key, value, **arguments)
+        errors = (out - expected).norm(dim=(-1, -2)) / expected.norm(dim=(-1, -2))
+        assert errors.max() <= 1.1 * ALWAYS.tolerance, f"errors {errors}, {report.heads}"
+        assert is_causal or {head.method for head in report.heads} == {"near+far"}
+
+
 class TestTolerance:
     def check(self, tensors, visible, tolerances, options=ALWAYS):
         """Return the true error over the tolerance and the report for each tolerance, once both keep the promise."""
