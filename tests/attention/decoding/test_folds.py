@@ -56,6 +56,13 @@ def until_pending(index, key, value, query):
     return len(index)
 
 
+def pending_index():
+    """Return an index with a fold that has been pending for some tokens, what it is of, and how many keys it has."""
+    key, value, query = smooth(1, 2600)
+    index = prompted(TIGHT, key, value, query, 1000)
+    return index, key, value, query, until_pending(index, key, value, query)
+
+
 def assert_exact(exactly, out, key, value, query, start, stop):
     """Tokens [start, stop), each of which sees the keys up to its own."""
     seen = torch.arange(stop) <= torch.arange(start, stop)[:, None]
@@ -140,9 +147,7 @@ def test_selected_while_a_fold_is_pending(slow, exactly, chosen):
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda index: pickle.loads(pickle.dumps(index))])
 def test_copied_while_a_fold_is_pending(slow, exactly, twin):
-    key, value, query = smooth(1, 2600)
-    index = prompted(TIGHT, key, value, query, 1000)
-    stop = until_pending(index, key, value, query)
+    index, key, value, query, stop = pending_index()
     for each in (twin(index), index):
         out = torch.cat([token(each, key, value, query, i) for i in range(stop, stop + 100)], 2)
         assert each.report().folded > 0
@@ -150,9 +155,7 @@ def test_copied_while_a_fold_is_pending(slow, exactly, twin):
 
 
 def test_other_settings_drop_a_pending_fold(slow, exactly):
-    key, value, query = smooth(1, 2600)
-    index = prompted(TIGHT, key, value, query, 1000)
-    stop = until_pending(index, key, value, query)
+    index, key, value, query, stop = pending_index()
     index.options = TIGHT.replace(window=5)
     assert index._cells.pending is None
     out = torch.cat([token(index, key, value, query, i) for i in range(stop, stop + 50)], 2)
@@ -161,9 +164,7 @@ def test_other_settings_drop_a_pending_fold(slow, exactly):
 
 
 def test_many_new_keys_are_folded_at_once(slow, exactly):
-    key, value, query = smooth(1, 2600)
-    index = prompted(TIGHT, key, value, query, 1000)
-    stop = until_pending(index, key, value, query)
+    index, key, value, query, stop = pending_index()
     index.append(key[:, :, stop : stop + 500], value[:, :, stop : stop + 500])
     out = token(index, key, value, query, stop + 500)
     assert index._cells.pending is None
@@ -172,9 +173,7 @@ def test_many_new_keys_are_folded_at_once(slow, exactly):
 
 
 def test_a_fold_that_fails_leaves_the_index_usable(slow, exactly, monkeypatch):
-    key, value, query = smooth(1, 2600)
-    index = prompted(TIGHT, key, value, query, 1000)
-    stop = until_pending(index, key, value, query)
+    index, key, value, query, stop = pending_index()
     monkeypatch.setattr("attention.decoding.sample.TokenSample.measure", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         [token(index, key, value, query, i) for i in range(stop, 2500)]
